@@ -1,0 +1,45 @@
+# Every target sets itself up: the virtual environment is made once and again only when what it is made from changed.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# uv does not read pip's find-links; hand a local wheel folder on to it.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: help setup demo test lint format bench clean
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; again only when pyproject.toml or constraints.txt change)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"; \
+	else \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"; \
+	fi
+	@touch $@
+
+setup: $(STAMP)  ## make the virtual environment
+
+demo: $(STAMP)  ## train a small ResNet with BNDL on handwritten digits (about a minute) and look at what it knows
+	$(BIN)/python scripts/demo.py --output_dir outputs/demo
+
+test: $(STAMP)  ## run the test suite (offline, under five minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP)  ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## compare decision layers on frozen features of the digits (FEATURES=FILE for your own)
+	$(BIN)/python scripts/benchmark.py heads $(if $(FEATURES),--features $(FEATURES)) --output outputs/bench/heads.json
+
+clean:  ## remove the virtual environment and everything produced
+	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .mypy_cache
