@@ -1,0 +1,101 @@
+"""Weibull distribution: moments, reparameterised draws and the KL to a Gamma prior (Eqs. 6-7, Sec. 3.3).
+
+Everything is written in logarithms (`lgamma`), so that nothing overflows at small concentrations: Gamma(1 + 1/k) leaves
+float32 below k = 0.029. The decision layer states every posterior by its *mean*, which may be exactly zero (a sparse
+factor); the scale follows from it. Read decision_layer.py next: it says where mean and concentration come from.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+EULER_GAMMA = 0.5772156649015329
+# torch.rand returns multiples of 2^-24, zero among them; half a step keeps the logarithms of Eq. 6 finite.
+_HALF_STEP = 2.0**-25
+# log Gamma(1 + 2x) - 2 log Gamma(1 + x) = sum_{n >= 2} zeta(n) (2^n - 2)/n (-x)^n: the factors for n = 2 .. 8.
+_ZETA = (math.pi**2 / 6, 1.2020569031595943, math.pi**4 / 90, 1.0369277551433699, math.pi**6 / 945, 1.0083492773819228)
+_SERIES = tuple(zeta * (2**n - 2) / n for n, zeta in enumerate((*_ZETA, math.pi**8 / 9450), start=2))
+
+
+def weibull_scale(mean: Tensor, concentration: Tensor) -> Tensor:
+    """Scale lambda = mean / Gamma(1 + 1/k) of the Weibull with this mean (Eqs. 9 and 11); zero where the mean is zero."""
+    return mean * torch.exp(-torch.lgamma(1 + concentration.reciprocal()))
+
+
+def weibull_mean(scale: Tensor, concentration: Tensor) -> Tensor:
+    """Mean lambda * Gamma(1 + 1/k)."""
+    return scale * torch.exp(torch.lgamma(1 + concentration.reciprocal()))
+
+
+def relative_variance(concentration: Tensor) -> Tensor:
+    """Squared coefficient of variation, Gamma(1 + 2/k) / Gamma(1 + 1/k)^2 - 1: the variance of a Weibull with mean one.
+
+    Args:
+        concentration: k > 0, any shape. 1.0 at k = 1, 0.27 at 2, 0.052 at 5, pi^2 / (6 k^2) for large k.
+
+    Returns:
+        Tensor of the same shape, > 0.
+    """
+    inverse = concentration.reciprocal()
+    exact = torch.lgamma(1 + 2 * inverse) - 2 * torch.lgamma(1 + inverse)
+    # A large k subtracts two nearly equal logarithms, so below 1/k = 0.05 their Taylor series takes over.
+    series = torch.zeros_like(inverse)
+    for coefficient in reversed(_SERIES):
+        series = (coefficient - series) * inverse
+    return torch.expm1(torch.where(inverse < 0.05, series * inverse, exact))
+
+
+def sample_weibull(scale: Tensor, concentration: Tensor, uniform: Tensor) -> Tensor:
+    """Reparameterised draw lambda * (-log(1 - u))^(1/k) (Eq. 6), differentiable in scale and concentration.
+
+    Args:
+        scale: lambda >= 0; a scale of zero draws exactly zero.
+        concentration: k > 0, broadcastable.
+        uniform: u in [0, 1), broadcastable; the end points are moved in by half a float32 step.
+
+    Returns:
+        Tensor of the broadcast shape, >= 0.
+    """
+    log_exponential = torch.log(-torch.log1p(-uniform.clamp(_HALF_STEP, 1 - _HALF_STEP)))
+    return scale * torch.exp(log_exponential / concentration)
+
+
+def kl_weibull_gamma(
+    scale: Tensor,
+    concentration: Tensor,
+    prior_concentration: Tensor | float,
+    prior_rate: Tensor | float,
+    scale_floor: float = 1e-10,
+) -> Tensor:
+    """KL(Weibull(scale, concentration) || Gamma(prior_concentration, prior_rate)), element-wise, all constants (Eq. 7).
+
+    Args:
+        scale: lambda >= 0, any shape. The divergence is infinite at zero; its logarithm is taken of
+            max(scale, scale_floor), so that an exact zero costs a finite constant and receives the gradient of the
+            other terms only.
+        concentration: k > 0, broadcastable.
+        prior_concentration: alpha > 0 of the Gamma prior, a number or broadcastable.
+        prior_rate: beta > 0 of the Gamma prior.
+        scale_floor: smallest scale the logarithm sees. 1e-10: the value in the released code.
+
+    Returns:
+        Tensor of the broadcast shape in nats, >= 0 up to rounding wherever scale >= scale_floor.
+
+    Example:
+        >>> kl_weibull_gamma(torch.tensor(1.0), torch.tensor(1.0), 1.0, 1.0)  # both are the unit exponential
+        tensor(0.)
+    """
+    # Eq. 7: KL(Weibull(k, lam) || Gamma(alpha, beta)), in nats
+    alpha = torch.as_tensor(prior_concentration, dtype=scale.dtype, device=scale.device)
+    beta = torch.as_tensor(prior_rate, dtype=scale.dtype, device=scale.device)
+    log_scale = torch.log(scale.clamp_min(scale_floor))
+    entropy = EULER_GAMMA * (1 - concentration.reciprocal()) + log_scale - torch.log(concentration) + 1
+    expected_log = log_scale - EULER_GAMMA / concentration  # E_q[log x]
+    cross_entropy = (
+        torch.lgamma(alpha)
+        - alpha * torch.log(beta)
+        - (alpha - 1) * expected_log
+        + beta * weibull_mean(scale, concentration)
+    )
+    return cross_entropy - entropy
