@@ -6,6 +6,7 @@ factor); the scale follows from it. Read decision_layer.py next: it says where m
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ _SERIES = tuple(zeta * (2**n - 2) / n for n, zeta in enumerate((*_ZETA, math.pi*
 
 
 def weibull_scale(mean: Tensor, concentration: Tensor) -> Tensor:
-    """Scale lambda = mean / Gamma(1 + 1/k) of the Weibull with this mean (Eqs. 9 and 11); zero where the mean is zero."""
+    """Scale lambda = mean / Gamma(1 + 1/k) of the Weibull with this mean (Eqs. 9, 11); zero where the mean is zero."""
     return mean * torch.exp(-torch.lgamma(1 + concentration.reciprocal()))
 
 
@@ -99,3 +100,35 @@ def kl_weibull_gamma(
         + beta * weibull_mean(scale, concentration)
     )
     return cross_entropy - entropy
+
+
+@dataclass(frozen=True)
+class WeibullPosterior:
+    """A field of independent Weibulls, stated by mean and concentration (Sec. 3.3).
+
+    Attributes:
+        mean: E[x] >= 0, any shape; exactly zero is a legal, sparse value.
+        concentration: k > 0, broadcastable against `mean`.
+    """
+
+    mean: Tensor
+    concentration: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """Weibull scale lambda (Eqs. 9, 11)."""
+        return weibull_scale(self.mean, self.concentration)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[x], zero where the mean is zero."""
+        return self.mean.square() * relative_variance(self.concentration)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One reparameterised draw of every entry (Eq. 6)."""
+        uniform = torch.rand(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return sample_weibull(self.scale, self.concentration, uniform)
+
+    def kl(self, prior_concentration: float, prior_rate: float, scale_floor: float) -> Tensor:
+        """KL to Gamma(prior_concentration, prior_rate) of every entry, in nats (Eq. 7)."""
+        return kl_weibull_gamma(self.scale, self.concentration, prior_concentration, prior_rate, scale_floor)

@@ -1,0 +1,271 @@
+"""Configuration of a classifier whose decision layer is Bayesian and non-negative (Sec. 3 of the BNDL paper).
+
+It holds the wrapped classifier's own configuration, the name of the layer that was replaced, and everything the
+decision layer is made of: factors, thresholds, concentrations, priors and the weights of the loss. Values that a preset
+decides may be left at None; they are filled in at once and saved, so that a checkpoint never depends on a default that
+changes later. Read decision_layer.py next: it turns these fields into posteriors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+from .backbone import build_classifier, find_head, public_config
+
+# One row per field a preset decides. "default" is ours: chosen by measurement (docs/benchmarks.md). "released" is the
+# head of the authors' ViT script, "released_resnet" that of their ResNet script (App. A.1 and the released code).
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {
+        "objective": "exact",
+        "projection": "linear",
+        "normalize_features": True,
+        "score_threshold": 0.0,
+        "loading_threshold": 0.0,
+        "score_concentration": "per_factor",
+        "score_concentration_input": "features",
+        "loading_concentration": "per_entry",
+        "min_concentration": 0.3,
+        "max_concentration": 1e4,
+        "kl_local_weight": 1e-4,
+        "kl_global_weight": 1.0,
+        "kl_global_scaling": "per_image",
+        "scale_floor": 1e-10,
+        "bias": "free",
+        "loading_init": "alive",
+    },
+    "released": {
+        "objective": "sampled",
+        "projection": "linear",
+        "normalize_features": False,
+        "score_threshold": 0.0,
+        "loading_threshold": 0.02,
+        "score_concentration": "per_image",
+        "score_concentration_input": "score_mean",
+        "loading_concentration": "per_factor",
+        "min_concentration": 0.0,
+        "max_concentration": 1e6,
+        "kl_local_weight": 1e-6,
+        "kl_global_weight": 1e-6,
+        "kl_global_scaling": "per_factor",
+        "scale_floor": 1e-10,
+        "bias": "non_negative",
+        "loading_init": "linear",
+    },
+}
+PRESETS["released_resnet"] = {
+    **PRESETS["released"],
+    "projection": "none",
+    "score_threshold": 1.0,
+    "loading_threshold": 0.0,
+    "score_concentration_input": "features",
+    "kl_global_weight": 0.0,
+}
+
+_UNSET: Any = None  # until the preset, or the width of the features, decides
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "objective": ("exact", "sampled"),
+    "projection": ("none", "linear", "two_layer"),
+    "score_concentration": ("per_image", "per_factor"),
+    "score_concentration_input": ("features", "score_mean"),
+    "loading_concentration": ("per_factor", "per_entry"),
+    "kl_global_scaling": ("per_image", "per_factor"),
+    "bias": ("free", "non_negative", "none"),
+    "loading_init": ("alive", "linear"),
+}
+_POSITIVE = (
+    "score_prior_concentration",
+    "score_prior_rate",
+    "loading_prior_concentration",
+    "loading_prior_rate",
+    "scale_floor",
+    "max_concentration",
+)
+_NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
+
+
+class BNDLConfig(PretrainedConfig):
+    r"""Everything a BNDL classifier is made of.
+
+    Fields marked (preset) default to None and take the value of `preset`; pass a value to depart from it.
+
+    Args:
+        backbone_config (`PretrainedConfig` or `dict`): the wrapped classifier's configuration; None for a decision
+            layer that works alone on features.
+        head_name (`str`): dotted name of the layer inside the wrapped classifier that made the logits.
+        feature_dim (`int`): D, the width of that layer's input.
+        num_factors (`int`): K; None takes `feature_dim`.
+        preset (`str`): "default" (ours), "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
+        objective (`str`, preset): what training maximises: "exact", the closed-form predictive of Sec. 5 with no
+            sampling noise, or "sampled", one reparameterised draw per step (Eq. 12, the paper).
+        projection (`str`, preset): g in z = g(h) before the score ReLU (Eq. 9): "none", "linear" or "two_layer".
+        projection_dim (`int`): hidden width of the "two_layer" projection; None takes `num_factors`.
+        normalize_features (`bool`, preset): divide each feature by its standard deviation over the training images
+            (measured once before training, stored with the weights), so that one learning rate suits every backbone.
+        score_threshold (`float`, preset): c_theta >= 0 in E[theta] = relu(z - c_theta) (Eq. 9).
+        loading_threshold (`float`, preset): c_phi >= 0 in E[Phi] = relu(W - c_phi) (Eq. 11).
+        score_concentration (`str`, preset): Weibull concentration k of the scores, "per_image" (one number for all
+            factors of an image, the released code) or "per_factor".
+        score_concentration_input (`str`, preset): what the scores' k is computed from: the backbone "features"
+            (released ResNet) or the thresholded "score_mean" (released ViT).
+        loading_concentration (`str`, preset): k of the loadings: "per_factor" (computed from the factor's own
+            loadings, Eq. 10) or "per_entry" (a free number for each).
+        min_concentration, max_concentration (`float`, preset): floor added under, and ceiling on, every k.
+        score_prior_concentration, score_prior_rate (`float`): Gamma prior of the scores (Eq. 4). 1, 1: released code.
+        loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
+        kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12.
+        kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.
+        kl_global_scaling (`str`, preset): the loadings' KL is divided by the number of training images ("per_image",
+            Eq. 12) or by the number of factors ("per_factor", the released code).
+        scale_floor (`float`, preset): smallest Weibull scale the logarithm of the KL sees (Eq. 7).
+        bias (`str`, preset): "free", "non_negative" (relu(b - c_phi), the released code) or "none".
+        loading_init (`str`, preset): "alive" starts every loading above the threshold; "linear" is torch's Linear,
+            which leaves most of them dead when D is large (released code).
+        num_samples (`int`): S, draws behind `p_value` and Monte-Carlo prediction. 20: the paper's value, App. A.1.
+        certainty_threshold (`float`): `is_certain` is p_value below this fraction. .05: the paper's value, Sec. 5.
+        num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
+            loadings' KL when that is scaled "per_image".
+
+    Raises:
+        ValueError: for an unknown preset or a field value out of its range, naming both.
+
+    Example:
+        >>> BNDLConfig(feature_dim=64, num_labels=10).num_factors
+        64
+    """
+
+    model_type = "bndl"
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "nll",
+        "kl_local",
+        "kl_global",
+        "factor_scores",
+        "hidden_states",
+        "attentions",
+    ]
+
+    backbone_config: dict | PretrainedConfig | None = None
+    head_name: str | None = None
+    feature_dim: int = _UNSET
+    num_factors: int = _UNSET
+    preset: str = "default"
+    objective: str = _UNSET
+    projection: str = _UNSET
+    projection_dim: int | None = None
+    normalize_features: bool = _UNSET
+    score_threshold: float = _UNSET
+    loading_threshold: float = _UNSET
+    score_concentration: str = _UNSET
+    score_concentration_input: str = _UNSET
+    loading_concentration: str = _UNSET
+    min_concentration: float = _UNSET
+    max_concentration: float = _UNSET
+    score_prior_concentration: float = 1.0
+    score_prior_rate: float = 1.0
+    loading_prior_concentration: float = 1.0
+    loading_prior_rate: float = 1.0
+    kl_local_weight: float = _UNSET
+    kl_global_weight: float = _UNSET
+    kl_global_scaling: str = _UNSET
+    scale_floor: float = _UNSET
+    bias: str = _UNSET
+    loading_init: str = _UNSET
+    num_samples: int = 20
+    certainty_threshold: float = 0.05
+    num_training_images: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset={self.preset!r} is unknown; presets are {', '.join(map(repr, PRESETS))}.")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = _backbone_config_from_dict(self.backbone_config)
+        if self.num_factors is None:
+            self.num_factors = self.feature_dim
+        super().__post_init__(**kwargs)
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above zero.")
+        for name in _NON_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be zero or above.")
+        for name in ("feature_dim", "num_factors", "projection_dim", "num_training_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more.")
+        if self.max_concentration <= self.min_concentration:
+            raise ValueError(
+                f"max_concentration={self.max_concentration} leaves no room above "
+                f"min_concentration={self.min_concentration}; raise the one or lower the other."
+            )
+        if self.projection == "none" and self.num_factors != self.feature_dim:
+            raise ValueError(
+                f"num_factors={self.num_factors} differs from feature_dim={self.feature_dim}, which projection='none' "
+                "cannot bridge; pass projection='linear' or leave num_factors out."
+            )
+        if self.num_samples < 2:
+            raise ValueError(f"num_samples={self.num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
+        if not 0 < self.certainty_threshold < 1:
+            raise ValueError(f"certainty_threshold={self.certainty_threshold} must lie between 0 and 1.")
+
+    @classmethod
+    def from_backbone_config(
+        cls, backbone_config: PretrainedConfig, num_labels: int | None = None, **kwargs: Any
+    ) -> BNDLConfig:
+        """Configuration that wraps the classifier `backbone_config` describes.
+
+        The classifier is built once with random weights and run on one image to find the layer that makes its logits.
+
+        Args:
+            backbone_config: configuration of any supported `XForImageClassification`.
+            num_labels: number of classes C; None keeps the classifier's own labels.
+            **kwargs: any field of `BNDLConfig`, `id2label` among them.
+
+        Raises:
+            ValueError: when no single layer makes the logits, or the architecture has no image classifier.
+        """
+        classifier = build_classifier(backbone_config)
+        head_name, feature_dim = find_head(classifier)
+        return cls.from_head(classifier.config, head_name, feature_dim, num_labels=num_labels, **kwargs)
+
+    @classmethod
+    def from_head(
+        cls,
+        backbone_config: PretrainedConfig,
+        head_name: str,
+        feature_dim: int,
+        num_labels: int | None = None,
+        **kwargs: Any,
+    ) -> BNDLConfig:
+        """Configuration for a classifier whose head is already known; labels come from it unless given."""
+        backbone_config = public_config(backbone_config)
+        if num_labels is None and "id2label" not in kwargs:
+            kwargs.update(id2label=backbone_config.id2label, label2id=backbone_config.label2id)
+        elif num_labels is not None:
+            kwargs["num_labels"] = num_labels
+        return cls(backbone_config=backbone_config, head_name=head_name, feature_dim=feature_dim, **kwargs)
+
+
+def _backbone_config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
+    """The configuration object of a nested dictionary, by its `model_type`."""
+    model_type = values.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"backbone_config has model_type={model_type!r}, which this transformers does not know; upgrade "
+            "transformers, or import the package that registers it before loading."
+        )
+    return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k != "model_type"})
+
+
+__all__ = ["BNDLConfig"]

@@ -1,0 +1,303 @@
+"""The Bayesian non-negative decision layer: posteriors of factor scores and loadings, and the terms of its loss.
+
+Eqs. 3-5 are the model (logits = scores @ loadings + bias), Eqs. 8-9 the local network that reads an image's features,
+Eqs. 10-11 the global posterior of the loadings. Works alone on features [B, D] and, inside the model, on whatever the
+backbone hands it. Read predictive.py next: it turns the two posteriors into probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_bndl import BNDLConfig
+from .elbo import negative_elbo
+from .evidence import Evidence, explain_logit
+from .predictive import BNDLPrediction, exact_log_probs, predict_by_sampling, predict_exactly
+from .weibull import WeibullPosterior
+
+# A loading above this counts as non-zero in the paper's 1-sparsity (Sec. 5.1.2).
+SPARSITY_THRESHOLD = 1e-5
+
+
+@dataclass
+class BNDLImageClassifierOutput(ModelOutput):
+    """What a BNDL classifier, or its decision layer alone, returns.
+
+    Attributes:
+        loss: negative ELBO with the configured weights, nats per image (Eq. 12); None without labels.
+        logits: [B, C], at the posterior mean; of the one draw while training with objective "sampled".
+        nll: mean negative log-likelihood of the labels, nats; None without labels.
+        kl_local: sum over factors of the scores' KL, mean over the images, nats.
+        kl_global: sum over all loadings of their KL, nats.
+        factor_scores: E[theta], [B, K], >= 0.
+        hidden_states, attentions: the backbone's own, when asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    nll: Tensor | None = None
+    kl_local: Tensor | None = None
+    kl_global: Tensor | None = None
+    factor_scores: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class BNDLDecisionLayer(nn.Module):
+    """Posteriors of scores and loadings, their logits and the loss terms; always float32.
+
+    Args:
+        config: `feature_dim` and `num_labels` must be set.
+
+    Raises:
+        ValueError: when the configuration names no feature width.
+
+    Example:
+        >>> layer = BNDLDecisionLayer(BNDLConfig(feature_dim=64, num_labels=10))
+        >>> layer(torch.rand(8, 64), labels=torch.zeros(8, dtype=torch.long)).logits.shape
+        torch.Size([8, 10])
+    """
+
+    feature_scale: Tensor
+    projection: nn.Module
+    loading_concentration: nn.Linear | nn.Parameter
+
+    def __init__(self, config: BNDLConfig) -> None:
+        super().__init__()
+        if config.feature_dim is None or config.num_factors is None:
+            raise ValueError("feature_dim is missing from the configuration; set it to the width of the features.")
+        self.config = config
+        D, K, C = config.feature_dim, config.num_factors, config.num_labels
+        self.register_buffer("feature_scale", torch.ones(D))
+        if config.projection == "linear":
+            self.projection = nn.Linear(D, K)
+        elif config.projection == "two_layer":
+            hidden = config.projection_dim or K
+            self.projection = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, K))
+        else:
+            self.projection = nn.Identity()
+        score_inputs = D if config.score_concentration_input == "features" else K
+        self.score_concentration = nn.Linear(score_inputs, 1 if config.score_concentration == "per_image" else K)
+        self.raw_loadings = nn.Parameter(torch.empty(K, C))
+        if config.loading_concentration == "per_factor":
+            self.loading_concentration = nn.Linear(C, 1)
+        else:
+            self.loading_concentration = nn.Parameter(torch.empty(K, C))
+        self.raw_bias = None if config.bias == "none" else nn.Parameter(torch.empty(C))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise every parameter as the preset's `loading_init` says, leaving loaded weights alone."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):  # torch's own: uniform within 1/sqrt(inputs)
+                bound = 1 / math.sqrt(module.in_features)
+                init.uniform_(module.weight, -bound, bound)
+                init.uniform_(module.bias, -bound, bound)
+        init.ones_(self.feature_scale)
+        K = self.raw_loadings.shape[0]
+        bound = 1 / math.sqrt(K)
+        if self.config.loading_init == "alive":
+            threshold = self.config.loading_threshold
+            init.uniform_(self.raw_loadings, threshold, threshold + bound)
+            if self.raw_bias is not None:
+                init.zeros_(self.raw_bias)
+        else:
+            init.uniform_(self.raw_loadings, -bound, bound)
+            if self.raw_bias is not None:
+                init.uniform_(self.raw_bias, -bound, bound)
+        if isinstance(self.loading_concentration, nn.Parameter):
+            init.zeros_(self.loading_concentration)
+
+    # ---- posteriors ----
+
+    def score_posterior(self, features: Tensor) -> WeibullPosterior:
+        """q(theta | h) of Eqs. 8-9: means [B, K], concentrations [B, 1] or [B, K]."""
+        features = features.float() * self.feature_scale
+        mean = F.relu(self.projection(features) - self.config.score_threshold)  # [B, D] -> [B, K]
+        source = features if self.config.score_concentration_input == "features" else mean
+        return WeibullPosterior(mean, self._concentration(self.score_concentration(source)))
+
+    def loading_posterior(self) -> WeibullPosterior:
+        """q(Phi) of Eqs. 10-11: means [K, C], concentrations [K, 1] or [K, C]."""
+        mean = F.relu(self.raw_loadings - self.config.loading_threshold)
+        if isinstance(self.loading_concentration, nn.Parameter):
+            raw = self.loading_concentration
+        else:
+            raw = self.loading_concentration(mean)  # [K, C] -> [K, 1]
+        return WeibullPosterior(mean, self._concentration(raw))
+
+    def _concentration(self, raw: Tensor) -> Tensor:
+        """k = softplus(raw) + floor, below the ceiling; a NaN stays a NaN, so that it is seen."""
+        return (F.softplus(raw) + self.config.min_concentration).clamp(max=self.config.max_concentration)
+
+    @property
+    def bias(self) -> Tensor:
+        """b of Eq. 5, [C]: free, relu(b - c_phi) (released code), or zeros."""
+        if self.raw_bias is None:
+            return self.raw_loadings.new_zeros(self.raw_loadings.shape[1])
+        if self.config.bias == "non_negative":
+            return F.relu(self.raw_bias - self.config.loading_threshold)
+        return self.raw_bias
+
+    @property
+    def factor_loadings(self) -> Tensor:
+        """E[Phi], [K, C], >= 0."""
+        return self.loading_posterior().mean
+
+    @torch.no_grad()
+    def sparsity(self) -> float:
+        """Share of loadings above 1e-5, a fraction in [0, 1]; the paper's 1-sparsity, Sec. 5.1.2."""
+        return (self.factor_loadings > SPARSITY_THRESHOLD).float().mean().item()
+
+    # ---- training ----
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> BNDLImageClassifierOutput:
+        """Logits of features [B, D] and, with labels [B], every term of the loss.
+
+        Raises:
+            ValueError: for features of another width, or labels outside 0 .. C-1.
+        """
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            self.check_inputs(features, labels)
+            scores, loadings, bias = self.score_posterior(features), self.loading_posterior(), self.bias
+            sampled = self.training and self.config.objective == "sampled"
+            # While sampling: one draw of theta per image and of Phi per batch (Sec. 3.4).
+            theta, phi = (scores.sample(), loadings.sample()) if sampled else (scores.mean, loadings.mean)
+            logits = theta @ phi + bias  # [B, K] @ [K, C] -> [B, C]
+            kl_local, kl_global = self.kl_local(scores), self.kl_global(loadings)
+            loss = nll = None
+            if labels is not None:
+                if sampled:
+                    nll = F.cross_entropy(logits, labels)
+                else:
+                    # The label is the reference of the gaps while training, the top class when predicting.
+                    reference = labels if self.training else logits.argmax(dim=-1)
+                    nll = F.nll_loss(exact_log_probs(scores, loadings, bias, reference), labels)
+                loss = negative_elbo(nll, kl_local, kl_global, self.config)
+            return BNDLImageClassifierOutput(loss, logits, nll, kl_local, kl_global, factor_scores=scores.mean)
+
+    def kl_local(self, scores: WeibullPosterior) -> Tensor:
+        """KL of the scores to their Gamma prior: sum over factors, mean over the images, nats (Eq. 12)."""
+        config = self.config
+        kl = scores.kl(config.score_prior_concentration, config.score_prior_rate, config.scale_floor)
+        return kl.sum(dim=-1).mean()
+
+    def kl_global(self, loadings: WeibullPosterior) -> Tensor:
+        """KL of the loadings to their Gamma prior: sum over all entries, nats (Eq. 12)."""
+        config = self.config
+        return loadings.kl(config.loading_prior_concentration, config.loading_prior_rate, config.scale_floor).sum()
+
+    # ---- answers ----
+
+    @torch.no_grad()
+    def predict(
+        self,
+        features: Tensor,
+        method: str = "exact",
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BNDLPrediction:
+        """Answer and uncertainty for features [B, D]; see `BNDLForImageClassification.predict`."""
+        num_samples = self.config.num_samples if num_samples is None else num_samples
+        if method not in ("exact", "monte_carlo"):
+            raise ValueError(f"method={method!r} is unknown; choose 'exact' or 'monte_carlo'.")
+        if num_samples < 2:
+            raise ValueError(f"num_samples={num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            self.check_inputs(features, None)
+            posteriors = self.score_posterior(features), self.loading_posterior(), self.bias
+            threshold = self.config.certainty_threshold
+            if method == "exact":
+                return predict_exactly(*posteriors, num_samples, threshold)
+            return predict_by_sampling(*posteriors, num_samples, threshold, generator)
+
+    @torch.no_grad()
+    def explain(self, features: Tensor, target: Tensor | int | None = None, top_k: int = 5) -> Evidence:
+        """The parts of a logit for features [B, D]; see `BNDLForImageClassification.explain`."""
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            self.check_inputs(features, None)
+            return explain_logit(self.score_posterior(features), self.loading_posterior(), self.bias, target, top_k)
+
+    # ---- set-up and checks ----
+
+    @torch.no_grad()
+    def set_feature_scale(self, scale: Tensor) -> None:
+        """Set the factor [D] every feature is multiplied by before anything else (`normalize_features`)."""
+        self.feature_scale.copy_(scale)
+
+    @torch.no_grad()
+    def warm_start(self, weight: Tensor, bias: Tensor | None, signed: bool) -> None:
+        """Start as the exact non-negative equivalent of a dense head: the same softmax for every image.
+
+        Softmax does not see a constant added per feature to all classes, so W^T - min_c W^T is as good as W^T and not
+        negative. Features that take both signs are split into relu(h) and relu(-h), two factors a feature.
+
+        Args:
+            weight: [C, D] of the old head (a Conv2d's trailing ones are dropped).
+            bias: [C] or None.
+            signed: whether features take negative values; then K must be 2 D and the projection linear.
+
+        Raises:
+            ValueError: when the shapes or the projection do not allow an exact equivalent.
+        """
+        K, C = self.raw_loadings.shape
+        weight = weight.flatten(1).float()  # [C, D]
+        D = weight.shape[1]
+        needed = 2 * D if signed else D
+        if weight.shape[0] != C or needed != K or self.config.projection == "two_layer":
+            raise ValueError(
+                f"warm_start turns a [{weight.shape[0]}, {D}] head into {weight.shape[0]} classes over {needed} factors"
+                f"{' (its features take both signs)' if signed else ''}, but this layer has num_labels={C}, "
+                f"num_factors={K}, projection={self.config.projection!r}; leave num_labels and num_factors out and use "
+                "projection='linear', or pass warm_start=False."
+            )
+        if isinstance(self.projection, nn.Linear):
+            identity = torch.diag(1 / self.feature_scale)
+            self.projection.weight.copy_(torch.cat([identity, -identity]) if signed else identity)
+            self.projection.bias.fill_(self.config.score_threshold)
+        elif signed or self.config.score_threshold > 0:
+            raise ValueError(
+                f"warm_start with projection='none' needs non-negative features and score_threshold=0, not "
+                f"{self.config.score_threshold}; use projection='linear'."
+            )
+        dense = torch.cat([weight.T, -weight.T]) if signed else weight.T  # [K, C]
+        self.raw_loadings.copy_(dense - dense.amin(dim=1, keepdim=True) + self.config.loading_threshold)
+        if self.raw_bias is not None and bias is not None:
+            shift = 0.0 if self.config.bias == "free" else self.config.loading_threshold - bias.float().min()
+            self.raw_bias.copy_(bias.float() + shift)
+
+    def check_inputs(self, features: Tensor, labels: Tensor | None) -> None:
+        """Raise ValueError where features or labels do not fit this layer."""
+        D = self.feature_scale.shape[0]
+        if features.ndim != 2 or features.shape[1] != D:
+            raise ValueError(f"features have shape {list(features.shape)}; this decision layer reads [B, {D}].")
+        if labels is None or torch.compiler.is_compiling() or labels.is_meta:
+            return
+        C = self.raw_loadings.shape[1]
+        if labels.numel() and not 0 <= labels.min() <= labels.max() < C:
+            raise ValueError(
+                f"labels run from {labels.min().item()} to {labels.max().item()}; this model knows 0 to {C - 1} "
+                f"(num_labels={C}). Check the label column, or pass num_labels to fit the data."
+            )
+
+    @torch.no_grad()
+    def check_active(self, features: Tensor) -> None:
+        """Raise ValueError when the thresholds leave no factor to learn with on `features` [B, D]."""
+        if not (self.factor_loadings > 0).any():
+            raise ValueError(
+                f"loading_threshold={self.config.loading_threshold} leaves no active factor: the largest raw loading "
+                f"is {self.raw_loadings.max().item():.3g}. Lower it, or use loading_init='alive'."
+            )
+        if not (self.score_posterior(features).mean > 0).any():
+            raise ValueError(
+                f"score_threshold={self.config.score_threshold} leaves no active factor on {len(features)} images: "
+                "every score is zero. Lower it."
+            )

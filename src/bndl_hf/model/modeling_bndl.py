@@ -1,0 +1,266 @@
+"""BNDL classifiers for transformers: a wrapped backbone and the Bayesian non-negative decision layer on top of it.
+
+`BNDLForImageClassification` gives logits, losses, predictions with their uncertainty, and exact explanations;
+`BNDLModel`, what `AutoModel` loads from the same files, gives the factor scores. Read backbone.py for how the head is
+found and taken out, decision_layer.py for the layer that replaces it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .backbone import build_classifier, detach_head, example_pixel_values, find_head, num_channels
+from .configuration_bndl import BNDLConfig
+from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
+from .evidence import Evidence
+from .predictive import BNDLPrediction
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_bndl.BNDLConfig",
+    "AutoModel": "modeling_bndl.BNDLModel",
+    "AutoModelForImageClassification": "modeling_bndl.BNDLForImageClassification",
+}
+
+
+@dataclass
+class BNDLModelOutput(ModelOutput):
+    """Factor scores of a batch of images.
+
+    Attributes:
+        factor_scores: E[theta], [B, K], >= 0.
+        concentration: Weibull concentration of the scores, [B, K].
+        hidden_states, attentions: the backbone's own, when asked for.
+    """
+
+    factor_scores: Tensor | None = None
+    concentration: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class BNDLPreTrainedModel(PreTrainedModel):
+    """What both models share: the backbone, the decision layer, and how they are made, initialised and saved."""
+
+    config_class = BNDLConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    # The attention implementation is the backbone's business: it checks and reports what it cannot do.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # The posterior is float32 whatever the model's dtype (lgamma and logarithms lose too much below it).
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["decision_layer"]
+    # The loss is a mean over the batch; **kwargs-style scaling by the number of items must stay off.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: BNDLConfig) -> None:
+        super().__init__(config)
+        if config.backbone_config is None or config.head_name is None:
+            raise ValueError(
+                "The configuration names no backbone_config or head_name; make it with "
+                "BNDLConfig.from_backbone_config(...), or use BNDLDecisionLayer for features alone."
+            )
+        self.backbone = build_classifier(config.backbone_config)
+        detach_head(self.backbone, config.head_name)
+        self.decision_layer = BNDLDecisionLayer(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, BNDLDecisionLayer):  # its Linear children are initialised with it
+            module.reset_parameters()
+
+    @classmethod
+    def from_backbone_pretrained(
+        cls,
+        backbone_name_or_path: str | os.PathLike[str],
+        num_labels: int | None = None,
+        warm_start: bool = False,
+        backbone_kwargs: dict[str, Any] | None = None,
+        **bndl_config_kwargs: Any,
+    ) -> BNDLPreTrainedModel:
+        """Wrap a pretrained image classifier: its last layer goes, the decision layer comes.
+
+        Args:
+            backbone_name_or_path: Hub id or folder of an `XForImageClassification`.
+            num_labels: C; None keeps the classifier's own labels.
+            warm_start: start the decision layer as the exact non-negative equivalent of the head taken out; needs the
+                classifier's own labels. Features of both signs then take 2 D factors.
+            backbone_kwargs: passed on to the classifier's `from_pretrained` (`revision`, `dtype`, `token`, ...).
+            **bndl_config_kwargs: fields of `BNDLConfig`.
+
+        Raises:
+            ValueError: when no single layer makes the logits, or warm_start does not fit the labels asked for.
+
+        Example:
+            >>> BNDLForImageClassification.from_backbone_pretrained("google/vit-base-patch16-224", num_labels=10)
+        """
+        classifier = AutoModelForImageClassification.from_pretrained(backbone_name_or_path, **(backbone_kwargs or {}))
+        head_name, feature_dim = find_head(classifier)
+        old_labels = classifier.config.num_labels
+        if warm_start and num_labels not in (None, old_labels):
+            raise ValueError(
+                f"warm_start starts from a head of {old_labels} classes, but num_labels={num_labels}; leave "
+                " num_labels out, or pass warm_start=False for new classes."
+            )
+        head = detach_head(classifier, head_name)
+        signed = False
+        if warm_start:
+            with torch.no_grad():
+                example = example_pixel_values(classifier, batch_size=8)
+                signed = bool((classifier.eval()(pixel_values=example).logits < 0).any())
+            bndl_config_kwargs.setdefault("num_factors", 2 * feature_dim if signed else feature_dim)
+        config = cls.config_class.from_head(
+            classifier.config, head_name, feature_dim, num_labels=num_labels, **bndl_config_kwargs
+        )
+        model = cls(config)
+        model.backbone = classifier
+        model.to(classifier.dtype)
+        model.decision_layer.float()
+        if warm_start:
+            model.decision_layer.warm_start(head.weight, head.bias, signed=signed)
+        return model.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save as usual; the configuration names every Auto class, so that `AutoModel` opens what was saved here."""
+        self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def extract_features(self, pixel_values: Tensor, **backbone_kwargs: Any) -> ModelOutput:
+        """Run the backbone once: its output, whose `.logits` are the features h = f(x), [B, D].
+
+        Raises:
+            ValueError: for pixel values of the wrong shape, or with NaN or infinite entries.
+        """
+        channels = num_channels(self.config.backbone_config)
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values have shape {list(pixel_values.shape)}; this model reads [B, {channels}, height, width], "
+                "as its image processor makes them."
+            )
+        if not (torch.compiler.is_compiling() or pixel_values.is_meta):
+            finite = pixel_values.isfinite().flatten(1).all(dim=1)
+            if not finite.all():
+                raise ValueError(
+                    f"pixel_values hold NaN or infinite entries in {(~finite).sum().item()} of {len(finite)} images "
+                    f"(first: image {finite.int().argmin().item()} of the batch); check the image and its processor."
+                )
+        arguments = {name: value for name, value in backbone_kwargs.items() if value is not None}
+        return self.backbone(pixel_values=pixel_values.to(self.backbone.dtype), return_dict=True, **arguments)
+
+
+class BNDLModel(BNDLPreTrainedModel):
+    """Images to factor scores: the non-negative representation the classifier decides on."""
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BNDLModelOutput | tuple[Tensor, ...]:
+        """Factor scores E[theta] [B, K] of pixel values [B, 3, height, width], and their concentrations."""
+        features = self.extract_features(
+            pixel_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+        )
+        with torch.autocast(device_type=features.logits.device.type, enabled=False):
+            scores = self.decision_layer.score_posterior(features.logits)
+        output = BNDLModelOutput(
+            factor_scores=scores.mean,
+            concentration=scores.concentration.expand_as(scores.mean),
+            hidden_states=features.get("hidden_states"),
+            attentions=features.get("attentions"),
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+class BNDLForImageClassification(BNDLPreTrainedModel):
+    """An image classifier that knows how sure it is and of what its decision consists."""
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BNDLImageClassifierOutput | tuple[Tensor, ...]:
+        """Logits [B, C] of pixel values [B, 3, height, width]; with labels [B] also the loss and its terms."""
+        features = self.extract_features(
+            pixel_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+        )
+        output = self.decision_layer(features.logits, labels)
+        output.hidden_states = features.get("hidden_states")
+        output.attentions = features.get("attentions")
+        return output if return_dict is not False else output.to_tuple()
+
+    @torch.no_grad()
+    def predict(
+        self,
+        pixel_values: Tensor,
+        method: str = "exact",
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BNDLPrediction:
+        """Answer and uncertainty of each image, in one backbone pass whatever `num_samples` is.
+
+        Args:
+            pixel_values: [B, 3, height, width].
+            method: "exact" (closed forms, deterministic) or "monte_carlo" (S draws of the decision layer).
+            num_samples: S; None takes the configuration's (20, the paper's). The exact p-value speaks of S draws too.
+            generator: source of the draws, for repeatable Monte-Carlo predictions.
+
+        Raises:
+            ValueError: for an unknown method or fewer than 2 draws.
+        """
+        with _evaluation_mode(self):
+            return self.decision_layer.predict(
+                self.extract_features(pixel_values).logits, method=method, num_samples=num_samples, generator=generator
+            )
+
+    @torch.no_grad()
+    def explain(self, pixel_values: Tensor, target: Tensor | int | None = None, top_k: int = 5) -> Evidence:
+        """The parts each image's logit consists of, exactly: factors, contributions, rest and bias.
+
+        Args:
+            pixel_values: [B, 3, height, width].
+            target: class to explain per image [B], one class for all, or None for the top class.
+            top_k: number of parts to name.
+
+        Raises:
+            ValueError: for a class or a `top_k` out of range.
+        """
+        with _evaluation_mode(self):
+            return self.decision_layer.explain(self.extract_features(pixel_values).logits, target=target, top_k=top_k)
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, the former mode after it."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+__all__ = ["BNDLForImageClassification", "BNDLModel", "BNDLPreTrainedModel"]
