@@ -136,6 +136,17 @@ class BNDLPreTrainedModel(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, **kwargs)
 
+    def freeze_backbone(self) -> None:
+        """Train the decision layer only; the backbone keeps its weights and stays in evaluation mode."""
+        self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> BNDLPreTrainedModel:
+        """As `nn.Module.train`, but a frozen backbone stays in evaluation mode: its statistics must not move."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     def extract_features(self, pixel_values: Tensor, **backbone_kwargs: Any) -> ModelOutput:
         """Run the backbone once: its output, whose `.logits` are the features h = f(x), [B, D].
 

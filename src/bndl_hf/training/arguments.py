@@ -1,0 +1,66 @@
+"""`TrainingArguments` plus what a Bayesian decision layer needs: KL weights, warm-up, a frozen and cached backbone."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class BNDLTrainingArguments(TrainingArguments):
+    """Arguments of `BNDLTrainer`; all of `TrainingArguments`, and those below.
+
+    `remove_unused_columns` is off by default, because images are decoded when a row is read.
+    """
+
+    decision_layer_learning_rate: float | None = field(
+        default=2e-3,
+        metadata={
+            "help": "Learning rate of the decision layer, which starts from nothing; learning_rate is the backbone's. "
+            "'none' gives both the same."
+        },
+    )
+    kl_local_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the scores' KL (Eq. 12 has 1); default: the model configuration's."}
+    )
+    kl_global_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the loadings' KL (Eq. 12 has 1); default: the model configuration's."},
+    )
+    kl_warmup_ratio: float = field(
+        default=0.0, metadata={"help": "Share of the steps, in [0, 1], over which both KL weights rise from zero."}
+    )
+    freeze_backbone: bool = field(
+        default=False,
+        metadata={"help": "Train the decision layer only; the backbone stays as it is, in evaluation mode."},
+    )
+    cache_features: bool = field(
+        default=False,
+        metadata={
+            "help": "With --freeze_backbone: run the backbone once over every image, keep the features on disk, and "
+            "train on those, tens of thousands of images a second. One view per image, so without random augmentation."
+        },
+    )
+    feature_cache_dir: str | None = field(
+        default=None, metadata={"help": "Where cached features live; default: <output_dir>/features."}
+    )
+    num_eval_samples: int = field(
+        default=0,
+        metadata={"help": "Draws behind a sampled PAvPU in evaluations; 0: the exact one alone, with no sampling."},
+    )
+    remove_unused_columns: bool = field(
+        default=False,
+        metadata={"help": "Drop dataset columns the model does not read; leave off: images are such columns."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.kl_warmup_ratio <= 1:
+            raise ValueError(f"kl_warmup_ratio={self.kl_warmup_ratio} is a share of the steps; it must lie in [0, 1].")
+        for name in ("kl_local_weight", "kl_global_weight"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}={value} must be zero or above.")
+        if self.num_eval_samples < 0 or self.num_eval_samples == 1:
+            raise ValueError(f"num_eval_samples={self.num_eval_samples}: a t-test needs 2 draws or more; 0 draws none.")
+        if self.cache_features and not self.freeze_backbone:
+            raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")

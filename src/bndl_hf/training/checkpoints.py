@@ -1,0 +1,122 @@
+"""Checkpoints that are whole or not there, and that resume exactly.
+
+A folder `checkpoint-N` counts only once its trainer_state.json, written last, is readable; models are written beside
+their place and moved in. Restoring goes through `from_pretrained`: transformers 5 renames parameters of ViT, DeiT,
+DINOv2, BEiT, Swin and others on their way to disk, and the Trainer's own `load_state_dict(strict=False)` then keeps the
+initial encoder without a word (transformers issues 43701, 48805).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
+
+logger = logging.get_logger(__name__)
+
+_WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what a full disk raises in Python, torch and safetensors
+
+
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """Path of the newest whole checkpoint in `output_dir`, or None; half-written ones are passed over, aloud."""
+    found = [
+        (int(m[1]), path) for path in Path(output_dir).glob("checkpoint-*") if (m := re.search(r"-(\d+)$", path.name))
+    ]
+    for _, path in sorted(found, reverse=True):
+        problem = checkpoint_problem(path)
+        if problem is None:
+            return str(path)
+        logger.warning(f"Passing over {path}: {problem}.")
+    return None
+
+
+def checkpoint_problem(path: Path) -> str | None:
+    """What keeps a checkpoint folder from being resumed, or None when it is whole."""
+    try:
+        json.loads((path / TRAINER_STATE_NAME).read_text())
+    except (OSError, ValueError):
+        return f"its {TRAINER_STATE_NAME}, written last, is missing or cut short (the run was interrupted while saving)"
+    for weights in path.glob("*.safetensors"):
+        try:
+            with safe_open(weights, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            return f"{weights.name} is damaged ({error})"
+    return None
+
+
+class SafeCheckpoints(Trainer):
+    """The saving and restoring half of `BNDLTrainer`."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As `Trainer.train`; `resume_from_checkpoint=True` takes the newest whole checkpoint."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"resume_from_checkpoint=True, but {self.args.output_dir} holds no whole checkpoint; start "
+                    "without it."
+                )
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except _WRITE_ERRORS as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            kept = last_checkpoint(folder.parent)
+            raise OSError(
+                f"{folder.name} could not be written ({error}). "
+                + (f"{Path(kept).name} is untouched" if kept else "There is no earlier checkpoint")
+                + f" in {folder.parent}; make room and resume."
+            ) from error
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the model beside its place, then move it in, so that a failure leaves what was there before."""
+        target = Path(self.args.output_dir if output_dir is None else output_dir)
+        staging = target.parent / f".{target.name}.incomplete"
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            super()._save(str(staging), state_dict=state_dict)
+            target.mkdir(parents=True, exist_ok=True)
+            for file in staging.iterdir():
+                os.replace(file, target / file.name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target = self.accelerator.unwrap_model(self.model if model is None else model)
+        if not _has_own_weights(target, resume_from_checkpoint):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        logger.info(f"Loading model from {resume_from_checkpoint}.")
+        _restore(target, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        target = self.accelerator.unwrap_model(self.model)
+        best = self.state.best_model_checkpoint
+        if best is None or not _has_own_weights(target, best):
+            return super()._load_best_model()
+        logger.info(f"Loading best model from {best} (score: {self.state.best_metric}).")
+        _restore(target, best)
+
+
+def _has_own_weights(model: nn.Module, folder: str) -> bool:
+    """Whether `folder` holds a whole transformers model of the kind of `model` (and not, say, a peft adapter)."""
+    names = {SAFE_WEIGHTS_NAME, f"{SAFE_WEIGHTS_NAME}.index.json"}
+    return isinstance(model, PreTrainedModel) and bool(names & set(os.listdir(folder)))
+
+
+def _restore(model: PreTrainedModel, folder: str) -> None:
+    """Copy every weight of the checkpoint into `model`, in memory's names; a missing or extra one is an error."""
+    saved = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict(), strict=True)

@@ -1,0 +1,234 @@
+"""Head-only training: the decision layer alone on cached features, with the same Trainer and the same loss.
+
+`fit_decision_layer` is for features you already have; `cached_features` runs a backbone once over a dataset and keeps
+the result on disk, keyed by everything that decides it. Read trainer.py next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
+
+from bndl_hf.model.configuration_bndl import BNDLConfig
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
+from bndl_hf.training.arguments import BNDLTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+# Images per cache file: an interrupted run repeats at most this many.
+SHARD_SIZE = 8192
+
+
+class FeatureDataset(Dataset):
+    """Features [N, D] and labels [N], read a whole batch at a time."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        if features.ndim != 2 or labels.shape != features.shape[:1]:
+            raise ValueError(
+                f"features have shape {list(features.shape)} and labels {list(labels.shape)}; they must be [N, D] and "
+                "[N]."
+            )
+        if not len(features):
+            raise ValueError("features are empty; there is nothing to learn from.")
+        if not features.isfinite().all():
+            bad = (~features.isfinite()).any(dim=1).nonzero().flatten()
+            raise ValueError(f"features hold NaN or infinite values in {len(bad)} rows (first: row {bad[0].item()}).")
+        self.features, self.labels = features, labels.long()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"features": self.features[index], "labels": self.labels[index]}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        rows = torch.as_tensor(indices)
+        return {"features": self.features[rows], "labels": self.labels[rows]}
+
+
+def keep_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Collate function of `FeatureDataset`, whose rows come as a batch already."""
+    return batch
+
+
+def fit_decision_layer(
+    features: Tensor,
+    labels: Tensor,
+    config: BNDLConfig,
+    *,
+    layer: BNDLDecisionLayer | None = None,
+    eval_features: Tensor | None = None,
+    eval_labels: Tensor | None = None,
+    **training_arguments: Any,
+) -> BNDLDecisionLayer:
+    """Train a decision layer on features that do not change.
+
+    Args:
+        features: h = f(x), [N, D], any float dtype.
+        labels: [N], in 0 .. C - 1.
+        config: `feature_dim` must be D.
+        layer: continue with this layer (one that was warm-started, say); default: a new one.
+        eval_features, eval_labels: held-out rows to judge on while training.
+        **training_arguments: fields of `BNDLTrainingArguments`; the defaults here are those of HEAD_DEFAULTS.
+
+    Returns:
+        The layer, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: for shapes that do not fit, labels out of range, NaN features, or thresholds that leave no factor.
+
+    Example:
+        >>> config = BNDLConfig(feature_dim=64, num_labels=10)
+        >>> layer = fit_decision_layer(torch.rand(512, 64), torch.arange(512) % 10, config)
+        >>> layer.predict(torch.rand(3, 64)).probs.shape
+        torch.Size([3, 10])
+    """
+    from bndl_hf.training.trainer import BNDLTrainer  # the Trainer uses this module
+
+    train_dataset = FeatureDataset(features, labels)
+    eval_dataset = None
+    if eval_features is not None and eval_labels is not None:
+        eval_dataset = FeatureDataset(eval_features, eval_labels)
+        training_arguments.setdefault("eval_strategy", "epoch")
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **training_arguments}
+        arguments = BNDLTrainingArguments(**arguments)
+        torch.manual_seed(arguments.seed)
+        layer = BNDLDecisionLayer(config) if layer is None else layer
+        trainer = BNDLTrainer(
+            model=layer,
+            args=arguments,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=keep_batch,
+        )
+        trainer.train()
+    return layer.cpu().eval()
+
+
+# Chosen on the choosing rows of two sets of features (docs/benchmarks.md).
+HEAD_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 20,
+    "per_device_train_batch_size": 256,
+    "per_device_eval_batch_size": 4096,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "report_to": "none",
+    "logging_strategy": "epoch",
+}
+
+
+def cached_features(
+    model: BNDLPreTrainedModel,
+    dataset: Any,
+    arguments: BNDLTrainingArguments,
+    processor: Any = None,
+    collate: Any = None,
+    name: str = "train",
+) -> FeatureDataset:
+    """Features and labels of every row of `dataset`, from the cache where it holds them, else computed and kept.
+
+    The key is a hash of the backbone's weights, the head's name, the processor, and the dataset's fingerprint, so a
+    changed model, processor or dataset is computed anew. Files are written in shards of 8,192 images, each whole or not
+    at all: an interrupted run goes on where it was. Several processes share the work.
+
+    Args:
+        model: its backbone makes the features.
+        dataset: a `datasets.Dataset` whose rows are {"pixel_values", "labels"}.
+        arguments: batch size, workers, mixed precision, cache folder.
+        processor: the image processor behind the rows, part of the key.
+        collate: makes a batch of rows.
+        name: what the progress bar calls the dataset.
+
+    Raises:
+        ValueError: when the dataset has no fingerprint to key the cache with.
+    """
+    if getattr(dataset, "_fingerprint", None) is None:
+        raise ValueError(
+            f"cache_features needs a datasets.Dataset, whose fingerprint says when features go stale; the {name} "
+            f"dataset is a {type(dataset).__name__}. Pass one, or cache_features=False."
+        )
+    state = PartialState()
+    key = cache_key(model, dataset, processor, arguments)
+    folder = Path(arguments.feature_cache_dir or os.path.join(arguments.output_dir, "features")) / key
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(dataset), SHARD_SIZE)
+    shards = [folder / f"{start:09d}.safetensors" for start in starts]
+    missing = [i for i, shard in enumerate(shards) if not shard.exists()]
+    mine = missing[state.process_index :: state.num_processes]
+    total = sum(min(SHARD_SIZE, len(dataset) - starts[i]) for i in mine)
+    if missing:
+        with tqdm(
+            total=total, desc=f"Features of {name}", unit=" images", disable=not state.is_main_process
+        ) as progress:
+            for i in mine:
+                rows = Subset(dataset, range(starts[i], min(starts[i] + SHARD_SIZE, len(dataset))))
+                _write_shard(shards[i], _compute(model, rows, arguments, collate, progress))
+        state.wait_for_everyone()
+    else:
+        logger.info("Features of %s: %d images read from %s", name, len(dataset), folder)
+    parts = [load_file(shard) for shard in shards]
+    return FeatureDataset(torch.cat([p["features"] for p in parts]), torch.cat([p["labels"] for p in parts]))
+
+
+def cache_key(model: BNDLPreTrainedModel, dataset: Any, processor: Any, arguments: BNDLTrainingArguments) -> str:
+    """Hash of everything the features depend on."""
+    digest = hashlib.sha256()
+    for tensor_name, tensor in sorted(model.backbone.state_dict().items()):
+        digest.update(tensor_name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    settings = {
+        "head": model.config.head_name,
+        "processor": None if processor is None else processor.to_dict(),
+        "dataset": dataset._fingerprint,
+        "precision": [str(model.backbone.dtype), arguments.bf16, arguments.fp16],
+    }
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:32]
+
+
+@torch.inference_mode()
+def _compute(
+    model: BNDLPreTrainedModel, rows: Any, arguments: BNDLTrainingArguments, collate: Any, progress: tqdm
+) -> dict[str, Tensor]:
+    """Features [N, D] in float32 and labels [N] of one shard."""
+    loader = DataLoader(
+        rows,
+        batch_size=arguments.per_device_eval_batch_size,
+        collate_fn=collate,
+        num_workers=arguments.dataloader_num_workers,
+    )
+    model = model.to(arguments.device).eval()
+    autocast = torch.bfloat16 if arguments.bf16 else torch.float16
+    features, labels = [], []
+    for batch in loader:
+        with torch.autocast(arguments.device.type, autocast, enabled=arguments.bf16 or arguments.fp16):
+            output = model.extract_features(batch["pixel_values"].to(arguments.device))
+        features.append(output.logits.float().cpu())
+        labels.append(batch["labels"].cpu())
+        progress.update(len(labels[-1]))
+    return {"features": torch.cat(features), "labels": torch.cat(labels)}
+
+
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a whole file or none: under another name first, then renamed."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

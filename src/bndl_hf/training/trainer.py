@@ -1,0 +1,268 @@
+"""`BNDLTrainer`: transformers' Trainer, with the negative ELBO as its loss and every term of it in the log (Sec. 3.4).
+
+It trains a whole `BNDLForImageClassification`, or a `BNDLDecisionLayer` alone on features; with a frozen backbone and
+`cache_features=True` it turns the first into the second. Evaluations report accuracy beside how far the probabilities
+can be trusted. elbo.py has the terms, features.py the cache, checkpoints.py what makes saving and resuming safe.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import EvalPrediction, Trainer, TrainerState
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from bndl_hf.model.decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
+from bndl_hf.model.elbo import negative_elbo
+from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.checkpoints import SafeCheckpoints
+from bndl_hf.training.elbo import ELBOTerms, kl_warmup
+from bndl_hf.training.features import cached_features, keep_batch
+from bndl_hf.uncertainty import (
+    accuracy,
+    area_under_risk_coverage,
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    pavpu_from_p_value,
+)
+
+# Images from which the spread of the features is measured before end-to-end training; a standard deviation from 2,048
+# images is within 2 % of its value.
+NUM_SCALE_IMAGES = 2048
+
+
+class BNDLTrainer(SafeCheckpoints, Trainer):
+    """Trainer of BNDL classifiers.
+
+    Takes what `transformers.Trainer` takes. `model` is a `BNDLForImageClassification` reading {"pixel_values",
+    "labels"} or a `BNDLDecisionLayer` reading {"features", "labels"}. Beside the loss it logs `nll`, `kl_local`,
+    `kl_global` (nats) and `sparsity`; evaluations add accuracy, nll, ece, brier, aurc and pavpu (exact; with
+    `num_eval_samples` also sampled). A `compute_metrics` of your own gets the logits as always and adds to them.
+
+    Raises:
+        ValueError: when the number of training images is unknown, no factor is active, or an argument does not fit.
+    """
+
+    model: BNDLForImageClassification | BNDLDecisionLayer
+    args: BNDLTrainingArguments
+    # The loss is a mean over the batch, so the Trainer divides it by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: BNDLForImageClassification | BNDLDecisionLayer,
+        args: BNDLTrainingArguments | None = None,
+        compute_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = BNDLTrainingArguments() if args is None else args
+        self._metrics_of_user = compute_metrics
+        self._terms = ELBOTerms()
+        super().__init__(model=model, args=args, compute_metrics=self._judge, **kwargs)
+        config = self.decision_layer.config
+        for name in ("kl_local_weight", "kl_global_weight"):
+            if getattr(args, name) is not None:
+                setattr(config, name, getattr(args, name))
+        if args.freeze_backbone:
+            if isinstance(model, BNDLDecisionLayer):
+                raise ValueError(
+                    "freeze_backbone=True, but the model is a decision layer alone, which has no backbone."
+                )
+            model.freeze_backbone()
+
+    @property
+    def decision_layer(self) -> BNDLDecisionLayer:
+        """The layer whose posteriors are trained."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model if isinstance(model, BNDLDecisionLayer) else model.decision_layer
+
+    # ---- training ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train, as `Trainer.train`; before the first step the number of images and the features' spread are noted."""
+        if self.args.cache_features and not isinstance(self.model, BNDLDecisionLayer):
+            return self._train_on_cached_features(resume_from_checkpoint, **kwargs)
+        config = self.decision_layer.config
+        try:
+            config.num_training_images = len(self.train_dataset)
+        except TypeError as error:
+            if config.num_training_images is None:
+                raise ValueError(
+                    "train_dataset has no length, so N of the ELBO (Eq. 12) is unknown; set "
+                    "model.config.num_training_images."
+                ) from error
+        self._prepare_decision_layer(measure=resume_from_checkpoint in (None, False))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _prepare_decision_layer(self, measure: bool) -> None:
+        """Measure the features' spread where the configuration wants it, and check that a factor is alive."""
+        features = self._first_features()
+        layer = self.decision_layer
+        if measure and layer.config.normalize_features and bool((layer.feature_scale == 1).all()):
+            n = torch.tensor([float(len(features))], dtype=torch.float64, device=features.device)
+            sums = torch.cat([n, features.double().sum(0), features.double().square().sum(0)])
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            mean, square = (sums[1:] / sums[0]).chunk(2)
+            std = (square - mean.square()).clamp_min(0).sqrt()
+            # A feature that hardly moves must not be blown up; one that never moves keeps its scale.
+            std = std.clamp_min(1e-2 * std.mean())
+            layer.set_feature_scale(torch.where(std > 0, 1 / std, 1.0))
+        layer.check_active(features)
+
+    @torch.no_grad()
+    def _first_features(self) -> Tensor:
+        """Features [n, D] of this process's first training images: all of them for a decision layer alone."""
+        dataset = self.train_dataset
+        if isinstance(self.model, BNDLDecisionLayer) and hasattr(dataset, "features"):
+            return dataset.features.to(self.args.device)
+        features: list[Tensor] = []
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.to(self.args.device).eval()
+        for batch in self.get_train_dataloader():
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                features.append(
+                    inputs["features"]
+                    if "features" in inputs
+                    else model.extract_features(inputs["pixel_values"]).logits
+                )
+            if sum(map(len, features)) * self.args.world_size >= NUM_SCALE_IMAGES:
+                break
+        model.train(was_training)
+        return torch.cat(features).float()
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, BNDLImageClassifierOutput]:
+        """Negative ELBO of the batch, its KL terms warmed up while training."""
+        output = model(**inputs)
+        scale = 1.0
+        if model.training:
+            scale = kl_warmup(self.state.global_step, self.state.max_steps, self.args.kl_warmup_ratio)
+            self._terms.add(output, len(inputs["labels"]))
+        loss = negative_elbo(output.nll, output.kl_local, output.kl_global, self.decision_layer.config, scale)
+        return (loss, output) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, adding the ELBO's terms and the sparsity to every entry that carries the training loss."""
+        if "loss" in logs:
+            logs = {**logs, **self._terms.pop_means(self.accelerator), "sparsity": self.decision_layer.sparsity()}
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As `Trainer.create_optimizer`, with the decision layer at its own learning rate."""
+        optimizer = super().create_optimizer(model)
+        rate = self.args.decision_layer_learning_rate
+        if rate is not None:
+            ours = {id(p) for p in self.decision_layer.parameters()}
+            for group in list(optimizer.param_groups):
+                split = [p for p in group["params"] if id(p) in ours]
+                if split and len(split) < len(group["params"]):
+                    group["params"] = [p for p in group["params"] if id(p) not in ours]
+                    optimizer.add_param_group({**group, "params": split, "lr": rate})
+                elif split:
+                    group["lr"] = rate
+        return optimizer
+
+    def _train_on_cached_features(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> TrainOutput:
+        """Run the backbone once over every image and train the decision layer on what it says."""
+        model = self.model
+        if not isinstance(model, BNDLForImageClassification):
+            raise ValueError(f"cache_features=True needs a BNDLForImageClassification, not a {type(model).__name__}.")
+        datasets = {"train": self.train_dataset, **self._eval_datasets()}
+        cached = {
+            name: cached_features(model, dataset, self.args, self.processing_class, self.data_collator, name)
+            for name, dataset in datasets.items()
+        }
+        train_dataset = cached.pop("train")
+        head = BNDLTrainer(
+            model=model.decision_layer,
+            args=self._head_arguments(),
+            train_dataset=train_dataset,
+            eval_dataset=cached.get("eval", cached) or None,
+            data_collator=keep_batch,
+            compute_metrics=self._metrics_of_user,
+        )
+        output = head.train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.state: TrainerState = head.state
+        model.config.num_training_images = len(train_dataset)
+        return output
+
+    def _eval_datasets(self) -> dict[str, Any]:
+        if self.eval_dataset is None or self.args.eval_strategy == "no":
+            return {}
+        return self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+
+    def _head_arguments(self) -> BNDLTrainingArguments:
+        arguments = copy.copy(self.args)
+        arguments.freeze_backbone = arguments.cache_features = False
+        arguments.dataloader_num_workers = 0
+        return arguments
+
+    # ---- evaluation ----
+
+    @torch.no_grad()
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Tensor | None]:
+        """One backbone pass: loss, (logits, probabilities, exact p-value[, sampled p-value]) and labels of a batch."""
+        inputs = self._prepare_inputs(inputs)
+        layer, labels = self.decision_layer, inputs.get("labels")
+        with self.compute_loss_context_manager():
+            if "features" in inputs:
+                features = inputs["features"]
+            else:
+                features = self.accelerator.unwrap_model(model).extract_features(inputs["pixel_values"]).logits
+            output = layer(features, labels)
+            if prediction_loss_only:
+                return output.loss, None, None
+            exact = layer.predict(features)
+            answers = [output.logits, exact.probs, exact.p_value]
+            if self.args.num_eval_samples:
+                sampled = layer.predict(features, method="monte_carlo", num_samples=self.args.num_eval_samples)
+                answers.append(sampled.p_value)
+        return output.loss, tuple(answers), labels
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`; `predictions` are the logits [N, C]."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if isinstance(output.predictions, tuple):
+            output = output._replace(predictions=output.predictions[0])
+        return output
+
+    def _judge(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Accuracy, and how far the probabilities can be trusted; then the user's own metrics."""
+        logits, probs, p_value, *sampled = prediction.predictions
+        metrics = judge(torch.from_numpy(probs), torch.from_numpy(p_value), torch.from_numpy(prediction.label_ids))
+        if sampled:
+            correct = torch.from_numpy(probs.argmax(-1) == prediction.label_ids)
+            counts = pavpu_from_p_value(torch.from_numpy(sampled[0]), correct)
+            metrics[f"pavpu_{self.args.num_eval_samples}_draws"] = counts.pavpu
+        metrics["sparsity"] = self.decision_layer.sparsity()
+        if self._metrics_of_user is not None:
+            metrics.update(self._metrics_of_user(EvalPrediction(predictions=logits, label_ids=prediction.label_ids)))
+        return metrics
+
+
+def judge(probs: Tensor, p_value: Tensor, labels: Tensor) -> dict[str, float]:
+    """The figures every evaluation reports: accuracy, nll (nats), ece, brier, aurc, and the exact PAvPU at .05."""
+    confidence, predicted = probs.max(dim=-1)
+    correct = predicted == labels
+    return {
+        "accuracy": accuracy(probs, labels),
+        "nll": negative_log_likelihood(probs, labels),
+        "ece": expected_calibration_error(probs, labels),
+        "brier": brier_score(probs, labels),
+        "aurc": area_under_risk_coverage(confidence, correct),
+        "pavpu": pavpu_from_p_value(p_value, correct).pavpu,
+    }
