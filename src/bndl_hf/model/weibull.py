@@ -87,18 +87,25 @@ def kl_weibull_gamma(
         >>> kl_weibull_gamma(torch.tensor(1.0), torch.tensor(1.0), 1.0, 1.0)  # both are the unit exponential
         tensor(0.)
     """
-    # Eq. 7: KL(Weibull(k, lam) || Gamma(alpha, beta)), in nats
-    alpha = torch.as_tensor(prior_concentration, dtype=scale.dtype, device=scale.device)
-    beta = torch.as_tensor(prior_rate, dtype=scale.dtype, device=scale.device)
     log_scale = torch.log(scale.clamp_min(scale_floor))
-    entropy = EULER_GAMMA * (1 - concentration.reciprocal()) + log_scale - torch.log(concentration) + 1
-    expected_log = log_scale - EULER_GAMMA / concentration  # E_q[log x]
-    cross_entropy = (
-        torch.lgamma(alpha)
-        - alpha * torch.log(beta)
-        - (alpha - 1) * expected_log
-        + beta * weibull_mean(scale, concentration)
-    )
+    return _kl(log_scale, weibull_mean(scale, concentration), concentration, prior_concentration, prior_rate)
+
+
+def _kl(
+    log_scale: Tensor,
+    mean: Tensor,
+    concentration: Tensor,
+    prior_concentration: Tensor | float,
+    prior_rate: Tensor | float,
+) -> Tensor:
+    """Eq. 7 from the mean and the logarithm of the scale."""
+    # Eq. 7: KL(Weibull(k, lam) || Gamma(alpha, beta)), in nats
+    alpha = torch.as_tensor(prior_concentration, dtype=mean.dtype, device=mean.device)
+    beta = torch.as_tensor(prior_rate, dtype=mean.dtype, device=mean.device)
+    gamma_over_k = EULER_GAMMA / concentration
+    entropy = EULER_GAMMA - gamma_over_k + log_scale - torch.log(concentration) + 1
+    expected_log = log_scale - gamma_over_k  # E_q[log x]
+    cross_entropy = torch.lgamma(alpha) - alpha * torch.log(beta) - (alpha - 1) * expected_log + beta * mean
     return cross_entropy - entropy
 
 
@@ -131,4 +138,5 @@ class WeibullPosterior:
 
     def kl(self, prior_concentration: float, prior_rate: float, scale_floor: float) -> Tensor:
         """KL to Gamma(prior_concentration, prior_rate) of every entry, in nats (Eq. 7)."""
-        return kl_weibull_gamma(self.scale, self.concentration, prior_concentration, prior_rate, scale_floor)
+        log_scale = torch.log(self.scale.clamp_min(scale_floor))
+        return _kl(log_scale, self.mean, self.concentration, prior_concentration, prior_rate)
