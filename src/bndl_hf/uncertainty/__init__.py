@@ -1,0 +1,59 @@
+"""Judging predictions: pure functions of draws or probabilities and labels (Sec. 5 and App. A.1 of the paper).
+
+Axes are S draws, B images, C classes, draws first. Sums are float64 whatever comes in, tensors may live on any device,
+and results are Python numbers or small CPU tensors. No number depends on the order of the images. A wrong argument is
+a ValueError that says what fits.
+"""
+
+from .calibration import (
+    CalibrationBins,
+    adaptive_calibration_error,
+    calibration_bins,
+    classwise_calibration_error,
+    expected_calibration_error,
+)
+from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
+from .ood import ood_aupr, ood_auroc, ood_fpr95
+from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
+from .scoring import BrierDecomposition, accuracy, brier_decomposition, brier_score, negative_log_likelihood
+from .selective import (
+    RiskCoverageCurve,
+    area_under_risk_coverage,
+    coverage_at_risk,
+    error_detection_auroc,
+    excess_area_under_risk_coverage,
+    risk_at_coverage,
+    risk_coverage_curve,
+)
+from .streaming import StreamingMetrics
+
+__all__ = [
+    "AccuracyByUncertainty",
+    "BrierDecomposition",
+    "CalibrationBins",
+    "GapTest",
+    "PAvPUCounts",
+    "RiskCoverageCurve",
+    "StreamingMetrics",
+    "accuracy",
+    "accuracy_by_uncertainty_decile",
+    "adaptive_calibration_error",
+    "area_under_risk_coverage",
+    "brier_decomposition",
+    "brier_score",
+    "calibration_bins",
+    "classwise_calibration_error",
+    "coverage_at_risk",
+    "error_detection_auroc",
+    "excess_area_under_risk_coverage",
+    "expected_calibration_error",
+    "gap_test",
+    "negative_log_likelihood",
+    "ood_aupr",
+    "ood_auroc",
+    "ood_fpr95",
+    "pavpu",
+    "pavpu_from_p_value",
+    "risk_at_coverage",
+    "risk_coverage_curve",
+]
