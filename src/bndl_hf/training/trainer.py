@@ -22,14 +22,7 @@ from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
 from bndl_hf.training.features import cached_features, keep_batch
-from bndl_hf.uncertainty import (
-    accuracy,
-    area_under_risk_coverage,
-    brier_score,
-    expected_calibration_error,
-    negative_log_likelihood,
-    pavpu_from_p_value,
-)
+from bndl_hf.uncertainty import pavpu_from_p_value, summarize
 
 # Images from which the spread of the features is measured before end-to-end training; a standard deviation from 2,048
 # images is within 2 % of its value.
@@ -243,7 +236,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
     def _judge(self, prediction: EvalPrediction) -> dict[str, float]:
         """Accuracy, and how far the probabilities can be trusted; then the user's own metrics."""
         logits, probs, p_value, *sampled = prediction.predictions
-        metrics = judge(torch.from_numpy(probs), torch.from_numpy(p_value), torch.from_numpy(prediction.label_ids))
+        metrics = summarize(torch.from_numpy(probs), torch.from_numpy(prediction.label_ids), torch.from_numpy(p_value))
         if sampled:
             correct = torch.from_numpy(probs.argmax(-1) == prediction.label_ids)
             counts = pavpu_from_p_value(torch.from_numpy(sampled[0]), correct)
@@ -252,17 +245,3 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         if self._metrics_of_user is not None:
             metrics.update(self._metrics_of_user(EvalPrediction(predictions=logits, label_ids=prediction.label_ids)))
         return metrics
-
-
-def judge(probs: Tensor, p_value: Tensor, labels: Tensor) -> dict[str, float]:
-    """The figures every evaluation reports: accuracy, nll (nats), ece, brier, aurc, and the exact PAvPU at .05."""
-    confidence, predicted = probs.max(dim=-1)
-    correct = predicted == labels
-    return {
-        "accuracy": accuracy(probs, labels),
-        "nll": negative_log_likelihood(probs, labels),
-        "ece": expected_calibration_error(probs, labels),
-        "brier": brier_score(probs, labels),
-        "aurc": area_under_risk_coverage(confidence, correct),
-        "pavpu": pavpu_from_p_value(p_value, correct).pavpu,
-    }

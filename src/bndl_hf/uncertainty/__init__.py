@@ -26,6 +26,7 @@ from .selective import (
     risk_coverage_curve,
 )
 from .streaming import StreamingMetrics
+from .summary import summarize
 
 __all__ = [
     "AccuracyByUncertainty",
@@ -56,4 +57,5 @@ __all__ = [
     "pavpu_from_p_value",
     "risk_at_coverage",
     "risk_coverage_curve",
+    "summarize",
 ]
