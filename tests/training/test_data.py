@@ -249,6 +249,15 @@ def test_bad_images_are_skipped_and_listed_on_request(broken_folder: Path, caplo
     assert message.endswith("train/dog/2.jpg")
 
 
+def test_the_number_of_processes_changes_neither_rows_nor_fingerprint(broken_folder: Path) -> None:
+    one, two = (
+        load_image_dataset(DataArguments(str(broken_folder), skip_bad_images=True, preprocessing_num_workers=workers))
+        for workers in (1, 2)
+    )
+    assert one.train[ROW_COLUMN][:] == two.train[ROW_COLUMN][:] == [0, 1, 2, 3, 4, 5, 7]
+    assert one.train._fingerprint == two.train._fingerprint
+
+
 def test_an_image_inside_a_table_is_named_by_its_row_before_any_selection(tmp_path: Path) -> None:
     values = [{"bytes": b"broken" if i == 17 else Path(__file__).read_bytes(), "path": None} for i in range(20)]
     rows = Dataset.from_dict({"image": values, "label": ["a", "b"] * 10})

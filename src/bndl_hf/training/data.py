@@ -402,9 +402,7 @@ def _stratified_rows(labels: Sequence[int], count: int, seed: int) -> np.ndarray
     rows = generator.permutation(len(classes))
     rows = rows[np.argsort(classes[rows], kind="stable")]  # grouped by class, in random order within each
     rank = np.arange(len(rows)) - (np.cumsum(sizes) - sizes)[classes[rows]]  # 0, 1, ... within each class
-    position = (rank + 0.5) / sizes[
-        classes[rows]
-    ]  # a class is spread evenly over (0, 1): the first share holds its share
+    position = (rank + 0.5) / sizes[classes[rows]]  # every class evenly over (0, 1): any beginning holds its share
     return np.sort(rows[np.lexsort((generator.random(len(rows)), position))[:count]])
 
 
@@ -416,6 +414,7 @@ def _skip_bad_images(dataset: Dataset, image_column: str, where: str, workers: i
         input_columns=[image_column],
         num_proc=workers if workers > 1 else None,
         desc=f"Reading every image in {where}",
+        new_fingerprint=Hasher.hash((dataset._fingerprint, "readable")),  # datasets' own depends on num_proc
     )
     bad = np.flatnonzero(~np.isin(_column(dataset, ROW_COLUMN), _column(kept, ROW_COLUMN)))
     if len(bad):
