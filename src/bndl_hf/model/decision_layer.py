@@ -8,16 +8,15 @@ backbone hands it. Read predictive.py next: it turns the two posteriors into pro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from .configuration_bndl import BNDLConfig
-from .elbo import negative_elbo
+from .elbo import BNDLImageClassifierOutput, negative_elbo
 from .evidence import Evidence, explain_logit
 from .predictive import BNDLPrediction, exact_log_probs, predict_by_sampling, predict_exactly
 from .weibull import WeibullPosterior
@@ -25,29 +24,9 @@ from .weibull import WeibullPosterior
 # A loading above this counts as non-zero in the paper's 1-sparsity (Sec. 5.1.2).
 SPARSITY_THRESHOLD = 1e-5
 
-
-@dataclass
-class BNDLImageClassifierOutput(ModelOutput):
-    """What a BNDL classifier, or its decision layer alone, returns.
-
-    Attributes:
-        loss: negative ELBO with the configured weights, nats per image (Eq. 12); None without labels.
-        logits: [B, C], at the posterior mean; of the one draw while training with objective "sampled".
-        nll: mean negative log-likelihood of the labels, nats; None without labels.
-        kl_local: sum over factors of the scores' KL, mean over the images, nats.
-        kl_global: sum over all loadings of their KL, nats.
-        factor_scores: E[theta], [B, K], >= 0.
-        hidden_states, attentions: the backbone's own, when asked for.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    nll: Tensor | None = None
-    kl_local: Tensor | None = None
-    kl_global: Tensor | None = None
-    factor_scores: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+# Departure: the released code has no floor. At k = 0.05 the relative variance is 1e11, and the variance of a logit
+# holds the square of it; below, that leaves float32, and at k = 0 (softplus underflows) so does the gradient.
+_LOWEST_CONCENTRATION = 0.05
 
 
 class BNDLDecisionLayer(nn.Module):
@@ -91,6 +70,7 @@ class BNDLDecisionLayer(nn.Module):
         else:
             self.loading_concentration = nn.Parameter(torch.empty(K, C))
         self.raw_bias = None if config.bias == "none" else nn.Parameter(torch.empty(C))
+        self.float()  # whatever the default dtype
         self.reset_parameters()
 
     @torch.no_grad()
@@ -116,6 +96,16 @@ class BNDLDecisionLayer(nn.Module):
         if isinstance(self.loading_concentration, nn.Parameter):
             init.zeros_(self.loading_concentration)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BNDLDecisionLayer:
+        """Move between devices as any module, but stay float32 under `model.to(torch.bfloat16)` and the like."""
+
+        def in_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            wrong = moved.is_floating_point() and moved.dtype != torch.float32
+            return tensor.to(moved.device, torch.float32) if wrong else moved
+
+        return super()._apply(in_float32, recurse)
+
     # ---- posteriors ----
 
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
@@ -136,7 +126,8 @@ class BNDLDecisionLayer(nn.Module):
 
     def _concentration(self, raw: Tensor) -> Tensor:
         """k = softplus(raw) + floor, below the ceiling; a NaN stays a NaN, so that it is seen."""
-        return (F.softplus(raw) + self.config.min_concentration).clamp(max=self.config.max_concentration)
+        k = F.softplus(raw) + self.config.min_concentration
+        return k.clamp(_LOWEST_CONCENTRATION, self.config.max_concentration)
 
     @property
     def bias(self) -> Tensor:
@@ -270,9 +261,12 @@ class BNDLDecisionLayer(nn.Module):
             )
         dense = torch.cat([weight.T, -weight.T]) if signed else weight.T  # [K, C]
         self.raw_loadings.copy_(dense - dense.amin(dim=1, keepdim=True) + self.config.loading_threshold)
-        if self.raw_bias is not None and bias is not None:
-            shift = 0.0 if self.config.bias == "free" else self.config.loading_threshold - bias.float().min()
-            self.raw_bias.copy_(bias.float() + shift)
+        bias = weight.new_zeros(C) if bias is None else bias.float()
+        if self.raw_bias is not None:
+            shift = 0.0 if self.config.bias == "free" else self.config.loading_threshold - bias.min()
+            self.raw_bias.copy_(bias + shift)
+        elif bias.any():
+            raise ValueError("warm_start needs somewhere to put the old head's bias; use bias='free', not 'none'.")
 
     def check_inputs(self, features: Tensor, labels: Tensor | None) -> None:
         """Raise ValueError where features or labels do not fit this layer."""

@@ -1,8 +1,37 @@
-"""The loss: where the likelihood and the two KL terms meet (Eqs. 12-13, Sec. 3.4). The only place that weighs them."""
+"""The loss and its terms: where the likelihood and the two KLs meet, the only place that weighs them (Eqs. 12-13)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from .configuration_bndl import BNDLConfig
+
+
+@dataclass
+class BNDLImageClassifierOutput(ModelOutput):
+    """What a BNDL classifier, or its decision layer alone, returns.
+
+    Attributes:
+        loss: negative ELBO with the configured weights, nats per image (Eq. 12); None without labels.
+        logits: [B, C], at the posterior mean; of the one draw while training with objective "sampled".
+        nll: mean negative log-likelihood of the labels, nats; None without labels.
+        kl_local: sum over factors of the scores' KL, mean over the images, nats.
+        kl_global: sum over all loadings of their KL, nats.
+        factor_scores: E[theta], [B, K], >= 0.
+        hidden_states, attentions: the backbone's own, when asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    nll: Tensor | None = None
+    kl_local: Tensor | None = None
+    kl_global: Tensor | None = None
+    factor_scores: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 def negative_elbo(

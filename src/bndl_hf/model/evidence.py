@@ -52,7 +52,10 @@ def explain_logit(
         raise ValueError(f"top_k={top_k} must lie between 1 and the number of factors, {K}.")
     if target is None:
         target = (scores.mean @ loadings.mean + bias).argmax(dim=-1)
-    target = torch.as_tensor(target, device=bias.device).expand(B)
+    target = torch.as_tensor(target, device=bias.device)
+    if target.shape not in ((), (B,)):
+        raise ValueError(f"target has shape {list(target.shape)}; pass one class, or one for each of {B} images.")
+    target = target.expand(B)
     if not ((target >= 0) & (target < C)).all():
         raise ValueError(f"target={target.tolist()} must hold classes between 0 and {C - 1}.")
     parts = scores.mean * loadings.mean.T[target]  # [B, K]

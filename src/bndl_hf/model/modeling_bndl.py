@@ -111,7 +111,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
         if warm_start and num_labels not in (None, old_labels):
             raise ValueError(
                 f"warm_start starts from a head of {old_labels} classes, but num_labels={num_labels}; leave "
-                " num_labels out, or pass warm_start=False for new classes."
+                "num_labels out, or pass warm_start=False for new classes."
             )
         head = detach_head(classifier, head_name)
         signed = False
@@ -126,7 +126,6 @@ class BNDLPreTrainedModel(PreTrainedModel):
         model = cls(config)
         model.backbone = classifier
         model.to(classifier.dtype)
-        model.decision_layer.float()
         if warm_start:
             model.decision_layer.warm_start(head.weight, head.bias, signed=signed)
         return model.eval()
@@ -138,7 +137,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
     def freeze_backbone(self) -> None:
         """Train the decision layer only; the backbone keeps its weights and stays in evaluation mode."""
-        self.backbone.requires_grad_(False)
+        self.backbone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> BNDLPreTrainedModel:
         """As `nn.Module.train`, but a frozen backbone stays in evaluation mode: its statistics must not move."""

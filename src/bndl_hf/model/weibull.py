@@ -53,13 +53,17 @@ def sample_weibull(scale: Tensor, concentration: Tensor, uniform: Tensor) -> Ten
     Args:
         scale: lambda >= 0; a scale of zero draws exactly zero.
         concentration: k > 0, broadcastable.
-        uniform: u in [0, 1), broadcastable; the end points are moved in by half a float32 step.
+        uniform: u in [0, 1), broadcastable; zero is moved in by half a float32 step.
 
     Returns:
         Tensor of the broadcast shape, >= 0.
     """
-    log_exponential = torch.log(-torch.log1p(-uniform.clamp(_HALF_STEP, 1 - _HALF_STEP)))
-    return scale * torch.exp(log_exponential / concentration)
+    return scale * torch.exp(_log_exponential(uniform) / concentration)
+
+
+def _log_exponential(uniform: Tensor) -> Tensor:
+    """Logarithm of the exponential variable -log(1 - u) of Eq. 6."""
+    return torch.log(-torch.log1p(-uniform.clamp(_HALF_STEP, 1 - _HALF_STEP)))
 
 
 def kl_weibull_gamma(
@@ -134,7 +138,9 @@ class WeibullPosterior:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One reparameterised draw of every entry (Eq. 6)."""
         uniform = torch.rand(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return sample_weibull(self.scale, self.concentration, uniform)
+        # Eq. 6 times mean/scale: below k = 0.029 scale and (-log(1-u))^(1/k) leave float32, their product does not.
+        log_ratio = _log_exponential(uniform) / self.concentration - torch.lgamma(1 + self.concentration.reciprocal())
+        return self.mean * torch.exp(log_ratio)
 
     def kl(self, prior_concentration: float, prior_rate: float, scale_floor: float) -> Tensor:
         """KL to Gamma(prior_concentration, prior_rate) of every entry, in nats (Eq. 7)."""

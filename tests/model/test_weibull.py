@@ -1,0 +1,158 @@
+"""Eqs. 6-7: draws, moments and the KL, against quadrature, scipy and mpmath."""
+
+import itertools
+import math
+
+import mpmath
+import pytest
+import torch
+from scipy import stats
+
+import reference
+from bndl_hf.model.weibull import (
+    WeibullPosterior,
+    kl_weibull_gamma,
+    relative_variance,
+    sample_weibull,
+    weibull_mean,
+    weibull_scale,
+)
+
+CONCENTRATIONS = (0.2, 0.5, 1.0, 2.0, 7.0, 50.0)
+SCALES = (1e-3, 0.1, 1.0, 10.0, 1e2)
+PRIORS = ((0.1, 1.0), (1.0, 1.0), (2.5, 3.0), (10.0, 0.2))
+GRID = list(itertools.product(SCALES, CONCENTRATIONS, PRIORS))
+ENDS = (0.0, 1 - 2.0**-24)  # the smallest and largest number torch.rand gives in float32
+
+
+def float64(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), PRIORS)
+def test_kl_equals_numerical_integration(alpha, beta):
+    for scale, k in itertools.product(SCALES, CONCENTRATIONS):
+        expected = reference.kl_weibull_gamma(scale, k, alpha, beta)
+        kl = kl_weibull_gamma(float64(scale), float64(k), alpha, beta).item()
+        # 1e-9: where the two distributions nearly agree the KL itself is near zero and the quadrature good to 1e-10
+        assert kl == pytest.approx(expected, rel=1e-4, abs=1e-9), (scale, k)
+        assert kl >= -1e-12
+
+
+def test_kl_at_a_quadrature_of_another_kind():
+    # Straight over x, with scipy's own densities: the reference's substitution is not taken on trust.
+    q, p = stats.weibull_min(2.0, scale=1.5), stats.gamma(3.0, scale=1 / 0.7)
+    expected = reference.integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x)), 0, 15, epsabs=1e-12)[0]
+    assert reference.kl_weibull_gamma(1.5, 2.0, 3.0, 0.7) == pytest.approx(expected, rel=1e-8)
+
+
+def test_kl_in_float32_stays_close_to_float64():
+    scale, k, alpha, beta = (float64(column) for column in zip(*((s, c, *p) for s, c, p in GRID), strict=True))
+    exact = kl_weibull_gamma(scale, k, alpha, beta)
+    single = kl_weibull_gamma(scale.float(), k.float(), alpha.float(), beta.float())
+    assert single.dtype == torch.float32
+    # Terms of size 10 to 1e4 are summed; each carries a relative rounding error of a few 6e-8.
+    torch.testing.assert_close(single.double(), exact, rtol=2e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.7, 1.0, 42.0])
+def test_kl_is_zero_for_identical_distributions(scale):
+    # Weibull with k = 1 is the exponential, which is Gamma(1, 1/scale).
+    assert abs(kl_weibull_gamma(float64(scale), float64(1.0), 1.0, 1 / scale)) < 1e-12
+
+
+def test_kl_of_a_posterior_is_the_kl_of_its_scale():
+    posterior = WeibullPosterior(float64([0.3, 2.0]), float64([0.7, 5.0]))
+    expected = kl_weibull_gamma(posterior.scale, posterior.concentration, 2.0, 0.5)
+    torch.testing.assert_close(posterior.kl(2.0, 0.5, 1e-10), expected)
+
+
+def test_kl_of_a_zero_mean_is_that_of_the_scale_floor_less_its_mean():
+    # A zero costs what the logarithm of the floor costs; the floor's own mean, 1e-6 Gamma(1 + 1/k), is not charged.
+    posterior = WeibullPosterior(torch.zeros(1).double(), float64([2.0]))
+    floor = float64([1e-6])
+    expected = kl_weibull_gamma(floor, posterior.concentration, 1.5, 1.0) - floor * math.gamma(1.5)
+    torch.testing.assert_close(posterior.kl(1.5, 1.0, 1e-6), expected)
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0, 2.0, 10.0])
+def test_moments_of_draws_lie_within_four_standard_errors_of_the_closed_forms(k):
+    posterior = WeibullPosterior(torch.full((200_000,), 1.7), torch.tensor(k))
+    draws = posterior.sample(torch.Generator().manual_seed(int(10 * k))).double()
+    mean, variance = float64(1.7), reference.second_moment(1.7, k) - 1.7**2
+    reference.assert_moments_within_four_standard_errors(draws, mean, variance)
+    assert posterior.variance[0].item() == pytest.approx(variance, rel=1e-5)
+
+
+def test_draws_follow_the_weibull_distribution():
+    draws = WeibullPosterior(torch.full((20_000,), 0.8), torch.tensor(1.6)).sample(torch.Generator().manual_seed(0))
+    scale = 0.8 / math.gamma(1 + 1 / 1.6)
+    assert stats.kstest(draws.numpy(), stats.weibull_min(1.6, scale=scale).cdf).pvalue > 1e-3
+
+
+def test_draw_is_the_quantile_function():
+    uniform = torch.linspace(0.001, 0.999, 50).double()
+    draws = sample_weibull(float64(2.5), float64(0.8), uniform)
+    torch.testing.assert_close(draws, torch.from_numpy(stats.weibull_min(0.8, scale=2.5).ppf(uniform.numpy())))
+
+
+def test_mean_and_scale_are_inverse():
+    k = float64([0.05, 0.3, 1.0, 20.0, 1e4])
+    mean = float64([3.0])
+    expected = float64([3.0 / float(mpmath.gamma(1 + 1 / mpmath.mpf(v))) for v in k.tolist()])
+    torch.testing.assert_close(weibull_scale(mean, k), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(weibull_mean(expected, k), mean.expand(5), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 3e-5)])
+def test_relative_variance_equals_mpmath(dtype, tolerance):
+    k = torch.logspace(math.log10(0.05), 4, 200, dtype=torch.float64)
+    k = torch.cat([k, float64([19.9, 20.0, 20.1])]).to(dtype)  # the series takes over at 20
+
+    def exact(value):
+        inverse = 1 / mpmath.mpf(value)
+        return float(mpmath.gamma(1 + 2 * inverse) / mpmath.gamma(1 + inverse) ** 2 - 1)
+
+    with mpmath.workdps(40):
+        expected = torch.tensor([exact(value) for value in k.double().tolist()], dtype=torch.float64)
+    torch.testing.assert_close(relative_variance(k).double(), expected, rtol=tolerance, atol=0)
+
+
+def test_zero_mean_draws_exactly_zero_and_has_no_variance():
+    posterior = WeibullPosterior(torch.zeros(1000), torch.full((1000,), 0.05))
+    assert (posterior.sample(torch.Generator().manual_seed(0)) == 0).all()
+    assert (posterior.variance == 0).all()
+
+
+def test_draws_stay_finite_at_the_smallest_concentrations():
+    # Gamma(1 + 1/k) and (-log(1-u))^(1/k) both leave float32 below k = 0.029; their ratio does not.
+    mean = torch.tensor([0.0, 1.0]).repeat(5000)
+    for k in (0.02, 0.05):
+        concentration = torch.tensor(k, requires_grad=True)
+        draws = WeibullPosterior(mean, concentration).sample(torch.Generator().manual_seed(0))
+        draws.sum().backward()
+        assert draws.isfinite().all()
+        assert concentration.grad.isfinite()
+
+
+@pytest.mark.parametrize("uniform", ENDS)
+@pytest.mark.parametrize("k", [0.05, 0.3, 1.0, 1e4])
+def test_draws_and_gradients_are_finite_at_the_ends_of_the_uniform(uniform, k):
+    scale = torch.tensor([0.0, 1e-10, 1.0], requires_grad=True)
+    concentration = torch.tensor([k] * 3, requires_grad=True)
+    draws = sample_weibull(scale, concentration, torch.full((3,), uniform))
+    draws.sum().backward()
+    for values in (draws, scale.grad, concentration.grad):
+        assert values.isfinite().all()
+    assert draws[0] == 0
+    assert (draws >= 0).all()
+
+
+def test_gradients_of_a_draw_are_those_of_finite_differences():
+    scale = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
+    k = torch.tensor([0.7, 3.0], dtype=torch.float64, requires_grad=True)
+    uniform = torch.tensor([0.2, 0.9], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s, c: sample_weibull(s, c, uniform), (scale, k))
+    assert torch.autograd.gradcheck(lambda s, c: kl_weibull_gamma(s, c, 2.0, 0.5), (scale, k))
+    wide = torch.tensor([0.1, 1.0, 19.0, 21.0, 500.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(relative_variance, (wide,))
