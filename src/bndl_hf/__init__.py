@@ -4,10 +4,16 @@ Importing this package registers `BNDLConfig`, `BNDLModel` and `BNDLForImageClas
 classes, so that checkpoints load with no `trust_remote_code`.
 """
 
+from typing import TYPE_CHECKING
+
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification, BNDLModel
+
+if TYPE_CHECKING:
+    from bndl_hf.training.arguments import BNDLTrainingArguments
+    from bndl_hf.training.trainer import BNDLTrainer
 
 AutoConfig.register("bndl", BNDLConfig)
 AutoModel.register(BNDLConfig, BNDLModel)

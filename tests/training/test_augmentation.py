@@ -15,12 +15,9 @@ from bndl_hf.training.augmentation import (
     RandomResizedCrop,
     RandomShift,
     choose_augmentation,
-    collate,
-    decode_image,
     make_augmentation,
-    make_image_processor,
-    output_size,
 )
+from bndl_hf.training.pixel_values import collate, decode_image, make_image_processor, output_size
 
 NAMED = [name for name in AUGMENTATIONS if name not in ("auto", "none")]
 

@@ -244,7 +244,7 @@ def test_bad_images_are_skipped_and_listed_on_request(broken_folder: Path, caplo
     with caplog.at_level(logging.WARNING):
         found = load_image_dataset(DataArguments(str(broken_folder), skip_bad_images=True))
     assert (list(found.train[ROW_COLUMN]), len(found.test)) == ([0, 1, 2, 3, 4, 5, 7], 8)
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "bndl_hf.training.data"]
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "bndl_hf.training.columns"]
     assert message.startswith("Left out 1 of 8 images in split 'train'")
     assert message.endswith("train/dog/2.jpg")
 

@@ -1,7 +1,7 @@
 """Decision layers by name, each with the recipe it is trained with: ours, the released one, NMF, and a dense layer.
 
-NMF and the dense layer are BNDL with point masses for posteriors (Sec. 3.3: the limit k -> infinity), so one Trainer and
-one prediction path serve all of them.
+NMF and the dense layer are BNDL with point masses for posteriors (the limit k -> infinity of Sec. 3.3), so one Trainer
+and one prediction path serve all of them.
 """
 
 from __future__ import annotations

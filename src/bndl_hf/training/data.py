@@ -8,25 +8,33 @@ image is in `augmentation.py`.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, Features, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetsError
-from datasets.fingerprint import Hasher
 
-from bndl_hf.training.augmentation import (
-    AUGMENTATIONS,
+from bndl_hf.training.augmentation import AUGMENTATIONS, check_augmentation_name, make_augmentation
+from bndl_hf.training.columns import (
+    ROW_COLUMN,
+    check_labels,
+    column_values,
+    distinct_labels,
+    encode_labels,
+    find_column,
+    keep_columns,
+    skip_bad_images,
+    stratified_rows,
+)
+from bndl_hf.training.pixel_values import (
     PixelValues,
-    check_augmentation_name,
     collate,
     decode_image,
     image_name,
-    make_augmentation,
     make_image_processor,
     output_size,
 )
@@ -43,9 +51,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-ROW_COLUMN = "source_row"  # which row of its split an image was, before any selection
-_IMAGE_NAMES = ("image", "img", "images", "pixel_values", "pixels", "picture", "photo")
-_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
 _DATASET_KINDS = (
     "a Hub id (uoft-cs/cifar10), a folder of parquet files, a folder written by save_to_disk, a folder of images with "
     "one sub-folder per class (below train/ and test/, or flat), a .parquet file, or 'digits' (built in: the 8x8 "
@@ -196,15 +201,15 @@ def load_image_dataset(
     image_column, label_column, names = "", "", list(label_names or [])
     for part, split in chosen.items():
         dataset, where = splits[split], sources[part]
-        image_column = image_column or _find_column(dataset, where, "image", arguments.image_column)
-        label_column = label_column or _find_column(dataset, where, "label", arguments.label_column)
+        image_column = image_column or find_column(dataset, where, "image", arguments.image_column)
+        label_column = label_column or find_column(dataset, where, "label", arguments.label_column)
         if image_column == label_column:
             raise ValueError(
                 f"Column {image_column!r} cannot hold both. Pass another --image_column or --label_column."
             )
-        dataset = _keep_columns(dataset, image_column, label_column, where)
-        names = names or _distinct_labels(dataset, label_column, where)
-        parts[part] = _encode_labels(dataset, label_column, names, where)
+        dataset = keep_columns(dataset, image_column, label_column, where)
+        names = names or distinct_labels(dataset, label_column, where)
+        parts[part] = encode_labels(dataset, label_column, names, where)
 
     if arguments.validation_fraction and "train" in parts:
         parts["train"], parts["validation"] = _hold_out(parts["train"], label_column, arguments)
@@ -212,29 +217,12 @@ def load_image_dataset(
     for part, dataset in parts.items():
         limit = arguments.max_train_samples if part == "train" else arguments.max_eval_samples
         if limit is not None and limit < len(dataset):
-            dataset = dataset.select(_stratified_rows(_column(dataset, label_column), limit, arguments.data_seed))
+            dataset = dataset.select(stratified_rows(column_values(dataset, label_column), limit, arguments.data_seed))
         if arguments.skip_bad_images:
-            dataset = _skip_bad_images(dataset, image_column, sources[part], arguments.preprocessing_num_workers)
+            dataset = skip_bad_images(dataset, image_column, sources[part], arguments.preprocessing_num_workers)
         parts[part] = dataset
     train = parts["train"] if "train" in parts else parts["test"].select([])
     return ImageDataset(train, parts.get("validation"), parts.get("test"), image_column, label_column, names, sources)
-
-
-def check_labels(dataset: Dataset, label_column: str, num_labels: int, where: str) -> None:
-    """Every label is one of 0..num_labels - 1.
-
-    Raises:
-        ValueError: the first label that is not, with its row; None and the Hub's -1 are said to be missing.
-    """
-    for row, label in enumerate(_column(dataset, label_column)):
-        if label is None or not 0 <= label < num_labels:
-            row = _column(dataset, ROW_COLUMN)[row] if ROW_COLUMN in dataset.column_names else row
-            if label is None or label == -1:
-                raise ValueError(f"Row {row} of {where} has no label ({label}). Pick a split that has labels.")
-            raise ValueError(
-                f"Label {label} in row {row} of {where} is none of 0..{num_labels - 1}. Correct it, or pass "
-                "the num_labels that fits."
-            )
 
 
 def _digits() -> dict[str, Dataset]:
@@ -248,7 +236,7 @@ def _digits() -> dict[str, Dataset]:
         ) from error
     digits = load_digits()
     pixels = (digits.images * 255 / 16).round().astype(np.uint8)  # [N, 8, 8], 0..16 -> 0..255
-    test = _stratified_rows(digits.target.tolist(), round(0.2 * len(pixels)), seed=0)
+    test = stratified_rows(digits.target.tolist(), round(0.2 * len(pixels)), seed=0)
     rows = {"train": np.setdiff1d(np.arange(len(pixels)), test), "test": np.asarray(test)}
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
     return {
@@ -298,92 +286,6 @@ def _choose_splits(splits: Iterable[str], arguments: DataArguments, evaluation_o
     return chosen
 
 
-def _find_column(dataset: Dataset, where: str, kind: str, asked: str | None) -> str:
-    """The image or label column: as asked, else the only one of the right type, else the first with a usual name."""
-    feature_type, usual = (ImageFeature, _IMAGE_NAMES) if kind == "image" else (ClassLabel, _LABEL_NAMES)
-    features = dataset.features
-    listed = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
-    typed = [name for name, feature in features.items() if isinstance(feature, feature_type)]
-    if asked is not None:
-        if asked in features:
-            return asked
-        problem = f"has no column {asked!r}"
-    elif len(typed) == 1:
-        return typed[0]
-    elif kind == "image" and typed:
-        problem = f"has {len(typed)} image columns ({', '.join(typed)})"
-    else:
-        for name in usual:
-            if name in (typed or features):
-                return name
-        problem = f"has no column that is known to hold {kind}s"
-    raise ValueError(f"S{where[1:]} {problem}; columns here: {listed}. Pass one of them as --{kind}_column.")
-
-
-def _type_name(feature: Any) -> str:
-    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
-
-
-def _keep_columns(dataset: Dataset, image_column: str, label_column: str, where: str) -> Dataset:
-    """The image, undecoded, and the label, each row with its number."""
-    for kind, column in (("image", image_column), ("label", label_column)):
-        _find_column(dataset, where, kind, column)
-    held = _type_name(dataset.features[image_column])
-    dataset = dataset.with_format(None).select_columns([image_column, label_column])
-    try:
-        dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
-    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's errors derive from these
-        raise ValueError(
-            f"Column {image_column!r} of {where} holds {held}; images are paths or bytes. Pass another one as "
-            "--image_column."
-        ) from error
-    fingerprint = Hasher.hash((dataset._fingerprint, ROW_COLUMN))
-    return dataset.add_column(ROW_COLUMN, np.arange(len(dataset)), new_fingerprint=fingerprint)
-
-
-def _column(dataset: Dataset, column: str) -> list[Any]:
-    return dataset.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
-
-
-def _distinct_labels(dataset: Dataset, label_column: str, where: str) -> list[str]:
-    feature = dataset.features[label_column]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names)
-    if not isinstance(feature, Value) or feature.dtype.startswith(("float", "double", "binary", "timestamp")):
-        raise ValueError(
-            f"Column {label_column!r} of {where} holds {_type_name(feature)}; classes are whole numbers or strings, "
-            "one per image. Pass another one as --label_column."
-        )
-    return [str(label) for label in sorted({label for label in _column(dataset, label_column) if label is not None})]
-
-
-def _encode_labels(dataset: Dataset, label_column: str, names: list[str], where: str) -> Dataset:
-    """Labels as places in `names`; done in memory, since a cast would copy every image to disk."""
-    feature = dataset.features[label_column]
-    labels = _column(dataset, label_column)
-    if isinstance(feature, ClassLabel):
-        check_labels(dataset, label_column, len(feature.names), where)
-        if feature.names == names:
-            return dataset
-        labels = [feature.names[label] for label in labels]
-    place = {name: index for index, name in enumerate(names)}
-    codes = [-1 if label is None else place.get(str(label)) for label in labels]
-    if None in codes:
-        row = codes.index(None)
-        raise ValueError(
-            f"Label {labels[row]!r} in row {row} of {where} is no known class; classes here: {', '.join(names[:20])}"
-            f"{', ...' if len(names) > 20 else ''}. Correct the label, or pick other splits."
-        )
-    encoded = dataset.remove_columns(label_column).add_column(
-        label_column,
-        codes,
-        feature=ClassLabel(names=names),
-        new_fingerprint=Hasher.hash((dataset._fingerprint, names)),
-    )
-    check_labels(encoded, label_column, len(names), where)
-    return encoded
-
-
 def _hold_out(dataset: Dataset, label_column: str, arguments: DataArguments) -> tuple[Dataset, Dataset]:
     count = round(arguments.validation_fraction * len(dataset))
     if not 0 < count < len(dataset):
@@ -391,53 +293,5 @@ def _hold_out(dataset: Dataset, label_column: str, arguments: DataArguments) -> 
             f"validation_fraction={arguments.validation_fraction} of {len(dataset)} rows is {count}; both parts need "
             "images. Pass a share that leaves some on either side."
         )
-    held_out = _stratified_rows(_column(dataset, label_column), count, arguments.data_seed)
+    held_out = stratified_rows(column_values(dataset, label_column), count, arguments.data_seed)
     return dataset.select(np.setdiff1d(np.arange(len(dataset)), held_out)), dataset.select(held_out)
-
-
-def _stratified_rows(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
-    """`count` row numbers, ascending, drawn at random; each class gives its share of them, to within one row."""
-    generator = np.random.default_rng(seed)
-    _, classes, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-    rows = generator.permutation(len(classes))
-    rows = rows[np.argsort(classes[rows], kind="stable")]  # grouped by class, in random order within each
-    rank = np.arange(len(rows)) - (np.cumsum(sizes) - sizes)[classes[rows]]  # 0, 1, ... within each class
-    position = (rank + 0.5) / sizes[classes[rows]]  # every class evenly over (0, 1): any beginning holds its share
-    return np.sort(rows[np.lexsort((generator.random(len(rows)), position))[:count]])
-
-
-def _skip_bad_images(dataset: Dataset, image_column: str, where: str, workers: int) -> Dataset:
-    kept = dataset.filter(
-        _are_readable,
-        batched=True,
-        batch_size=100,
-        input_columns=[image_column],
-        num_proc=workers if workers > 1 else None,
-        desc=f"Reading every image in {where}",
-        new_fingerprint=Hasher.hash((dataset._fingerprint, "readable")),  # datasets' own depends on num_proc
-    )
-    bad = np.flatnonzero(~np.isin(_column(dataset, ROW_COLUMN), _column(kept, ROW_COLUMN)))
-    if len(bad):
-        first = (dataset[int(row)] for row in bad[:5])
-        names = ", ".join(image_name(row[image_column], row[ROW_COLUMN], where) for row in first)
-        more = ", ..." if len(bad) > 5 else ""
-        logger.warning(
-            "Left out %d of %d images in %s that cannot be read: %s%s", len(bad), len(dataset), where, names, more
-        )
-    if len(kept) == 0:
-        raise ValueError(
-            f"None of the {len(dataset)} images in {where} can be read. Is {image_column!r} the image column?"
-        )
-    return kept
-
-
-def _are_readable(encoded: Sequence[Mapping[str, Any] | None]) -> list[bool]:
-    return [_is_readable(image) for image in encoded]
-
-
-def _is_readable(encoded: Mapping[str, Any] | None) -> bool:
-    try:
-        decode_image(encoded, "the image")
-    except ValueError:
-        return False
-    return True

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
+from transformers import PrinterCallback
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
@@ -116,6 +117,8 @@ def fit_decision_layer(
             eval_dataset=eval_dataset,
             data_collator=keep_batch,
         )
+        if arguments.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)  # quiet means quiet
         trainer.train()
     return layer.cpu().eval()
 

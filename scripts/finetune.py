@@ -1,0 +1,226 @@
+"""Give an image classifier a Bayesian non-negative decision layer and train it.
+
+    python scripts/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset_name uoft-cs/cifar10 \
+        --freeze_backbone --cache_features --output_dir outputs/vit-cifar10
+
+    accelerate launch scripts/finetune.py --model_name_or_path microsoft/resnet-50 --dataset_name ./images \
+        --learning_rate 1e-4 --num_train_epochs 10 --output_dir outputs/resnet
+
+    python scripts/finetune.py --model_type vit --config_overrides hidden_size=192,num_hidden_layers=6 --image_size 32 \
+        --dataset_name uoft-cs/cifar10 --learning_rate 1e-3 --output_dir outputs/vit-small
+
+A run that was interrupted goes on from its last whole checkpoint when started again with the same command.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, HfArgumentParser, set_seed
+from transformers.utils import logging
+
+from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
+from bndl_hf.hub import create_model_card
+from bndl_hf.training.checkpoints import last_checkpoint
+from bndl_hf.training.data import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
+from bndl_hf.training.features import HEAD_DEFAULTS
+from bndl_hf.training.results import describe_environment, write_json
+
+logger = logging.get_logger(__name__)
+
+FINETUNE_DEFAULTS: dict[str, Any] = {
+    "output_dir": "outputs/finetune",
+    "per_device_train_batch_size": 128,  # the paper's, App. A.1
+    "per_device_eval_batch_size": 256,
+    "lr_scheduler_type": "cosine",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "num_eval_samples": 20,  # the paper's S, App. A.1
+    "report_to": "none",
+}
+
+
+@dataclass
+class ModelArguments:
+    """What to start from, and what the decision layer is made of (fields left out are the preset's)."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of an image classifier, plain or already with BNDL."}
+    )
+    model_type: str | None = field(
+        default=None, metadata={"help": "Train from scratch: a transformers architecture, e.g. vit, resnet, convnext."}
+    )
+    config_overrides: str = field(
+        default="",
+        metadata={"help": "With --model_type: fields of its configuration, as 'hidden_size=192,patch_size=4'."},
+    )
+    image_size: int = field(default=224, metadata={"help": "With --model_type: side of the images in pixels."})
+    warm_start: bool = field(
+        default=False,
+        metadata={"help": "Start as the exact non-negative equivalent of the classifier's own head (same labels)."},
+    )
+    preset: str = field(
+        default="default",
+        metadata={"help": "'default' (ours), 'released' (the authors' ViT head) or 'released_resnet'."},
+    )
+    objective: str | None = field(
+        default=None,
+        metadata={"help": "'exact' (closed-form predictive, no sampling noise) or 'sampled' (one draw a step)."},
+    )
+    num_factors: int | None = field(
+        default=None, metadata={"help": "K; default: the width of the backbone's features."}
+    )
+    projection: str | None = field(
+        default=None, metadata={"help": "Before the scores' ReLU: none, linear or two_layer."}
+    )
+    score_threshold: float | None = field(default=None, metadata={"help": "c_theta of Eq. 9: higher, sparser scores."})
+    loading_threshold: float | None = field(
+        default=None, metadata={"help": "c_phi of Eq. 11: higher, sparser loadings."}
+    )
+    score_concentration: str | None = field(default=None, metadata={"help": "Of the scores: per_image or per_factor."})
+    loading_concentration: str | None = field(
+        default=None, metadata={"help": "Of the loadings: per_factor or per_entry."}
+    )
+    bias: str | None = field(default=None, metadata={"help": "free, non_negative or none."})
+
+    def __post_init__(self) -> None:
+        if (self.model_name_or_path is None) == (self.model_type is None):
+            raise ValueError(
+                "Pass either --model_name_or_path (a classifier to start from) or --model_type (from scratch)."
+            )
+
+    def config_fields(self) -> dict[str, Any]:
+        """The decision layer's fields that were given."""
+        names = {f.name for f in fields(BNDLConfig)}
+        return {f.name: v for f in fields(self) if f.name in names and (v := getattr(self, f.name)) is not None}
+
+
+@dataclass
+class RunArguments:
+    """How the run starts and what it leaves."""
+
+    restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
+
+
+def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLForImageClassification, Any]:
+    """The classifier with its decision layer, and the image processor that goes with it."""
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(dataset.label_names)),
+        "label2id": {name: i for i, name in enumerate(dataset.label_names)},
+    }
+    name = arguments.model_name_or_path
+    if name is None:
+        config = BNDLConfig.from_backbone_config(scratch_config(arguments), **labels, **arguments.config_fields())
+        return BNDLForImageClassification(config), make_image_processor(arguments.image_size)
+    processor = AutoImageProcessor.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type == "bndl":
+        if config.num_labels != len(dataset.label_names):
+            raise ValueError(
+                f"{name} knows {config.num_labels} classes and the dataset has {len(dataset.label_names)}; start from "
+                "the classifier it was made of, or use a dataset with the same classes."
+            )
+        return BNDLForImageClassification.from_pretrained(name, **arguments.config_fields()), processor
+    model = BNDLForImageClassification.from_backbone_pretrained(
+        name, num_labels=len(dataset.label_names), warm_start=arguments.warm_start, **arguments.config_fields()
+    )
+    model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
+    return model, processor
+
+
+def scratch_config(arguments: ModelArguments) -> Any:
+    """The configuration of an architecture trained from scratch."""
+    if arguments.model_type not in CONFIG_MAPPING:
+        raise ValueError(f"--model_type {arguments.model_type} is unknown; try vit, resnet, convnext, swin or dinov2.")
+    config = CONFIG_MAPPING[arguments.model_type]()
+    if hasattr(config, "image_size"):
+        config.image_size = arguments.image_size
+    if arguments.config_overrides:
+        config.update_from_string(arguments.config_overrides)
+    return config
+
+
+def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments]:
+    """The command line, with defaults that suit fine-tuning (or head-only training, with --cache_features)."""
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments), description=__doc__.splitlines()[0]
+    )
+    parser.set_defaults(**FINETUNE_DEFAULTS)
+    if "--cache_features" in argv:
+        parser.set_defaults(**HEAD_DEFAULTS, freeze_backbone=True)
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Train, evaluate on the test split, and write model, processor, results.json and a card."""
+    argv = sys.argv[1:] if argv is None else argv
+    model_arguments, data_arguments, arguments, run_arguments = parse(argv)
+    set_seed(arguments.seed)
+    started = time.perf_counter()
+
+    with arguments.main_process_first(desc="reading the dataset"):
+        dataset = load_image_dataset(data_arguments)
+    model, processor = build_model(model_arguments, dataset)
+    augmentation = "none" if arguments.cache_features else data_arguments.augmentation
+    if dataset.validation is not None and arguments.eval_strategy == "no":
+        arguments.eval_strategy = "epoch"
+    trainer = BNDLTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset.with_pixel_values("train", processor, augmentation=augmentation),
+        eval_dataset=None if dataset.validation is None else dataset.with_pixel_values("validation", processor),
+        data_collator=collate,
+        processing_class=processor,
+    )
+    checkpoint = (
+        None if run_arguments.restart else arguments.resume_from_checkpoint or last_checkpoint(arguments.output_dir)
+    )
+    if checkpoint is not None:
+        logger.warning(f"Going on from {checkpoint}; pass --restart to start afresh.")
+    train = trainer.train(resume_from_checkpoint=checkpoint)
+    train_seconds = time.perf_counter() - started
+
+    part = next((p for p in ("test", "validation") if getattr(dataset, p) is not None), None)
+    metrics = {}
+    if part is not None:
+        metrics = trainer.evaluate(dataset.with_pixel_values(part, processor), metric_key_prefix="")
+        metrics = {name.lstrip("_"): value for name, value in metrics.items()}
+    results = {
+        **metrics,
+        "evaluated_on": dataset.sources.get(part) if part else None,
+        "train_seconds": train_seconds,
+        "train_loss": train.training_loss,
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "command": "scripts/finetune.py " + " ".join(argv),
+        "seed": arguments.seed,
+        "environment": {**describe_environment(), "processes": arguments.world_size},
+    }
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_json(f"{arguments.output_dir}/results.json", results)
+        card = create_model_card(
+            model, results, base_model=model_arguments.model_name_or_path, dataset_name=data_arguments.dataset_name
+        )
+        card.save(f"{arguments.output_dir}/README.md")
+        print_summary(results, arguments.output_dir)
+    return results
+
+
+def print_summary(results: dict[str, Any], output_dir: str) -> None:
+    """What was measured and where it lies."""
+    names = ("accuracy", "nll", "ece", "brier", "aurc", "pavpu", "sparsity", "train_seconds")
+    print(f"\nOn {results['evaluated_on']}:" if results["evaluated_on"] else "\nNo split to evaluate on.")
+    for name in names:
+        if name in results:
+            print(f"  {name:<14}{results[name]:.4f}")
+    print(f"Model, processor, results.json and README.md are in {output_dir}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
