@@ -16,7 +16,7 @@ class BNDLTrainingArguments(TrainingArguments):
         default=2e-3,
         metadata={
             "help": "Learning rate of the decision layer, which starts from nothing; learning_rate is the backbone's. "
-            "'none' gives both the same."
+            "None (in Python) gives both learning_rate."
         },
     )
     kl_local_weight: float | None = field(

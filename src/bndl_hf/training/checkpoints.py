@@ -41,6 +41,8 @@ def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
 
 def checkpoint_problem(path: Path) -> str | None:
     """What keeps a checkpoint folder from being resumed, or None when it is whole."""
+    if not path.is_dir():
+        return "there is no such folder"
     try:
         json.loads((path / TRAINER_STATE_NAME).read_text())
     except (OSError, ValueError):
@@ -66,13 +68,21 @@ class SafeCheckpoints(Trainer):
                     f"resume_from_checkpoint=True, but {self.args.output_dir} holds no whole checkpoint; start "
                     "without it."
                 )
+        elif resume_from_checkpoint:
+            problem = checkpoint_problem(Path(resume_from_checkpoint))
+            if problem is not None:
+                raise ValueError(f"{resume_from_checkpoint} cannot be resumed: {problem}.")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:  # what an earlier run left in this place must not vouch for half of a new one
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
         try:
             super()._save_checkpoint(model, trial)
         except _WRITE_ERRORS as error:
+            if checkpoint_problem(folder) is None:  # written to the end: pushing it failed, say
+                raise
             shutil.rmtree(folder, ignore_errors=True)
             kept = last_checkpoint(folder.parent)
             raise OSError(
@@ -81,8 +91,20 @@ class SafeCheckpoints(Trainer):
                 + f" in {folder.parent}; make room and resume."
             ) from error
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`; what was in `output_dir` before stays whole when the disk is full."""
+        try:
+            super().save_model(output_dir, _internal_call)
+        except SafetensorError as error:  # safetensors' own name for a failed write
+            raise OSError(
+                f"The model could not be written to {output_dir or self.args.output_dir} ({error}). What was there "
+                "before is untouched; make room and save again."
+            ) from error
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the model beside its place, then move it in, so that a failure leaves what was there before."""
+        if not self.args.should_save:  # another process writes; this one must keep its hands off the same folders
+            return super()._save(output_dir, state_dict=state_dict)
         target = Path(self.args.output_dir if output_dir is None else output_dir)
         staging = target.parent / f".{target.name}.incomplete"
         shutil.rmtree(staging, ignore_errors=True)

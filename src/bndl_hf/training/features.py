@@ -102,6 +102,8 @@ def fit_decision_layer(
 
     train_dataset = FeatureDataset(features, labels)
     eval_dataset = None
+    if (eval_features is None) != (eval_labels is None):
+        raise ValueError("eval_features and eval_labels belong together; pass both or neither.")
     if eval_features is not None and eval_labels is not None:
         eval_dataset = FeatureDataset(eval_features, eval_labels)
         training_arguments.setdefault("eval_strategy", "epoch")
@@ -158,12 +160,18 @@ def cached_features(
         name: what the progress bar calls the dataset.
 
     Raises:
-        ValueError: when the dataset has no fingerprint to key the cache with.
+        ValueError: when the dataset has no fingerprint to key the cache with, or changes its images at random.
     """
     if getattr(dataset, "_fingerprint", None) is None:
         raise ValueError(
             f"cache_features needs a datasets.Dataset, whose fingerprint says when features go stale; the {name} "
             f"dataset is a {type(dataset).__name__}. Pass one, or cache_features=False."
+        )
+    transform = (dataset.format["format_kwargs"] or {}).get("transform")
+    if getattr(transform, "augment", None) is not None:
+        raise ValueError(
+            f"cache_features keeps one view of each image, but the {name} dataset changes its images at random "
+            "(augmentation). Pass augmentation='none', or cache_features=False."
         )
     state = PartialState()
     key = cache_key(model, dataset, processor, arguments)

@@ -56,6 +56,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         args = BNDLTrainingArguments() if args is None else args
         self._metrics_of_user = compute_metrics
         self._terms = ELBOTerms()
+        self._generator: torch.Generator | None = None
         super().__init__(model=model, args=args, compute_metrics=self._judge, **kwargs)
         config = self.decision_layer.config
         for name in ("kl_local_weight", "kl_global_weight"):
@@ -89,27 +90,32 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
                     "train_dataset has no length, so N of the ELBO (Eq. 12) is unknown; set "
                     "model.config.num_training_images."
                 ) from error
-        self._prepare_decision_layer(measure=resume_from_checkpoint in (None, False))
+        if resume_from_checkpoint in (None, False):  # a checkpoint knows the spread, and its factors were alive
+            self._prepare_decision_layer()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _prepare_decision_layer(self, measure: bool) -> None:
+    def _prepare_decision_layer(self) -> None:
         """Measure the features' spread where the configuration wants it, and check that a factor is alive."""
-        features = self._first_features()
         layer = self.decision_layer
-        if measure and layer.config.normalize_features and bool((layer.feature_scale == 1).all()):
+        measure = layer.config.normalize_features and bool((layer.feature_scale == 1).all())
+        features = self._first_features(NUM_SCALE_IMAGES if measure else 1)
+        if measure:
             n = torch.tensor([float(len(features))], dtype=torch.float64, device=features.device)
             sums = torch.cat([n, features.double().sum(0), features.double().square().sum(0)])
             sums = self.accelerator.reduce(sums, reduction="sum")
             mean, square = (sums[1:] / sums[0]).chunk(2)
             std = (square - mean.square()).clamp_min(0).sqrt()
-            # A feature that hardly moves must not be blown up; one that never moves keeps its scale.
-            std = std.clamp_min(1e-2 * std.mean())
-            layer.set_feature_scale(torch.where(std > 0, 1 / std, 1.0))
+            # A feature that hardly moves must not be blown up; one that never moves (but for rounding) keeps its scale.
+            moves = std > 1e-6 * mean.abs()
+            layer.set_feature_scale(torch.where(moves, 1 / std.clamp_min(1e-2 * std.mean()), 1.0))
         layer.check_active(features)
 
     @torch.no_grad()
-    def _first_features(self) -> Tensor:
-        """Features [n, D] of this process's first training images: all of them for a decision layer alone."""
+    def _first_features(self, count: int) -> Tensor:
+        """Features [n, D] of the first training images, n >= count over all processes if there are as many.
+
+        Every process has its own; for a decision layer alone n is the whole dataset.
+        """
         dataset = self.train_dataset
         if isinstance(self.model, BNDLDecisionLayer) and hasattr(dataset, "features"):
             return dataset.features.to(self.args.device)
@@ -125,7 +131,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
                     if "features" in inputs
                     else model.extract_features(inputs["pixel_values"]).logits
                 )
-            if sum(map(len, features)) * self.args.world_size >= NUM_SCALE_IMAGES:
+            if sum(map(len, features)) * self.args.world_size >= count:
                 break
         model.train(was_training)
         return torch.cat(features).float()
@@ -150,9 +156,10 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As `Trainer.create_optimizer`, with the decision layer at its own learning rate."""
+        is_users = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         rate = self.args.decision_layer_learning_rate
-        if rate is not None:
+        if rate is not None and not is_users:
             ours = {id(p) for p in self.decision_layer.parameters()}
             for group in list(optimizer.param_groups):
                 split = [p for p in group["params"] if id(p) in ours]
@@ -181,7 +188,9 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
             eval_dataset=cached.get("eval", cached) or None,
             data_collator=keep_batch,
             compute_metrics=self._metrics_of_user,
+            optimizers=(self.optimizer, self.lr_scheduler),
         )
+        head.callback_handler.callbacks = self.callback_handler.callbacks
         output = head.train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.state: TrainerState = head.state
         model.config.num_training_images = len(train_dataset)
@@ -222,12 +231,19 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
             exact = layer.predict(features)
             answers = [output.logits, exact.probs, exact.p_value]
             if self.args.num_eval_samples:
-                sampled = layer.predict(features, method="monte_carlo", num_samples=self.args.num_eval_samples)
+                sampled = layer.predict(
+                    features,
+                    method="monte_carlo",
+                    num_samples=self.args.num_eval_samples,
+                    generator=self._generator,
+                )
                 answers.append(sampled.p_value)
         return output.loss, tuple(answers), labels
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As `Trainer.evaluation_loop`; `predictions` are the logits [N, C]."""
+        # Draws of its own: an evaluation repeats, and training goes on as if there had been none.
+        self._generator = torch.Generator(self.args.device).manual_seed(self.args.seed + self.args.process_index)
         output = super().evaluation_loop(*args, **kwargs)
         if isinstance(output.predictions, tuple):
             output = output._replace(predictions=output.predictions[0])
