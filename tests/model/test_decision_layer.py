@@ -33,7 +33,11 @@ def batch(seed=0, signed=True):
 
 def test_loss_terms_equal_naive_sums_over_quadratures():
     layer = make_layer(
-        preset="released", score_prior_concentration=2.0, loading_prior_concentration=0.5, loading_prior_rate=3.0
+        preset="released",
+        score_prior_concentration=2.0,
+        score_scale_floor=0.1,
+        loading_prior_concentration=0.5,
+        loading_prior_rate=3.0,
     ).eval()
     features, labels = batch()
     output = layer(features, labels)
@@ -45,12 +49,12 @@ def test_loss_terms_equal_naive_sums_over_quadratures():
         for mean, concentration in zip(posterior.mean.flatten().tolist(), k.flatten().tolist(), strict=True):
             scale = mean / math.gamma(1 + 1 / concentration)
             kl = reference.kl_weibull_gamma(max(scale, floor), concentration, alpha, beta)
-            if scale < floor:  # an exact zero is not charged the floor's own mean
-                kl -= beta * floor * math.gamma(1 + 1 / concentration)
+            if scale < floor:  # only the logarithm sees the floor: the mean is charged as it is
+                kl += beta * (mean - floor * math.gamma(1 + 1 / concentration))
             total += kl
         return total
 
-    assert output.kl_local.item() == pytest.approx(kl_sum(scores, 2.0, 1.0, 1e-10) / B, rel=1e-4)
+    assert output.kl_local.item() == pytest.approx(kl_sum(scores, 2.0, 1.0, 0.1) / B, rel=1e-4)
     assert output.kl_global.item() == pytest.approx(kl_sum(loadings, 0.5, 3.0, 1e-10), rel=1e-4)
     weighted = output.nll + 1e-6 * output.kl_local + 1e-6 * output.kl_global / D
     torch.testing.assert_close(output.loss, weighted)

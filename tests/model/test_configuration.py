@@ -1,0 +1,116 @@
+"""BNDLConfig: presets, checks where a value enters, and the way to a file and back."""
+
+import json
+import re
+
+import pytest
+from transformers import AutoConfig, ResNetConfig, ViTConfig
+
+from bndl_hf import BNDLConfig
+from bndl_hf.model.configuration_bndl import PRESETS
+from model.tiny import tiny_backbone_config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_what_was_not_given_and_nothing_else(preset):
+    config = BNDLConfig(preset=preset, feature_dim=8, num_labels=3)
+    assert {name: getattr(config, name) for name in PRESETS[preset]} == PRESETS[preset]
+    assert config.num_factors == 8
+    departed = BNDLConfig(preset=preset, feature_dim=8, num_labels=3, kl_local_weight=0.25, bias="none")
+    assert (departed.kl_local_weight, departed.bias) == (0.25, "none")
+    assert departed.objective == PRESETS[preset]["objective"]
+
+
+def test_the_released_presets_are_the_released_conventions():
+    vit = BNDLConfig(preset="released", feature_dim=8)
+    assert (vit.score_threshold, vit.loading_threshold, vit.projection) == (0.0, 0.02, "linear")
+    assert (vit.score_concentration, vit.score_concentration_input) == ("per_image", "score_mean")
+    assert (vit.kl_local_weight, vit.kl_global_weight, vit.kl_global_scaling) == (1e-6, 1e-6, "per_factor")
+    assert (vit.bias, vit.loading_concentration, vit.objective) == ("non_negative", "per_factor", "sampled")
+    resnet = BNDLConfig(preset="released_resnet", feature_dim=8)
+    assert (resnet.score_threshold, resnet.loading_threshold, resnet.projection) == (1.0, 0.0, "none")
+    assert (resnet.score_concentration_input, resnet.kl_global_weight) == ("features", 0.0)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_round_trip_through_a_folder_keeps_every_field(tmp_path, kind):
+    config = BNDLConfig.from_backbone_config(
+        tiny_backbone_config(kind),
+        num_labels=3,
+        preset="released",
+        num_factors=11,
+        loading_threshold=0.07,
+        num_training_images=123,
+        certainty_threshold=0.01,
+        id2label={0: "ant", 1: "bee", 2: "cat"},
+        label2id={"ant": 0, "bee": 1, "cat": 2},
+    )
+    config.save_pretrained(tmp_path)
+    for loaded in (BNDLConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is BNDLConfig
+        before, after = config.to_dict(), loaded.to_dict()
+        del before["_name_or_path"], after["_name_or_path"]  # where it was loaded from, not saved
+        assert after == before
+        assert type(loaded.backbone_config) is {"vit": ViTConfig, "resnet": ResNetConfig}[kind]
+        assert loaded.backbone_config.to_dict() == config.backbone_config.to_dict()
+        assert loaded.id2label == {0: "ant", 1: "bee", 2: "cat"}
+
+
+def test_every_preset_field_is_saved_so_that_a_changed_default_changes_no_checkpoint(tmp_path):
+    BNDLConfig(feature_dim=8, num_labels=3).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    for name, value in PRESETS["default"].items():
+        assert saved[name] == value, name
+
+
+def test_labels_come_from_the_backbone_unless_given():
+    backbone = tiny_backbone_config("vit", id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    assert BNDLConfig.from_backbone_config(backbone).id2label == {0: "no", 1: "yes"}
+    assert BNDLConfig.from_backbone_config(backbone, num_labels=4).num_labels == 4
+    named = BNDLConfig.from_backbone_config(backbone, id2label={0: "a", 1: "b", 2: "c"})
+    assert (named.num_labels, named.id2label[2]) == (3, "c")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"preset": "best"}, "preset='best' is unknown; presets are 'default', 'released', 'released_resnet'"),
+        ({"objective": "elbo"}, "objective='elbo' is unknown; choose one of exact, sampled"),
+        ({"projection": "mlp"}, "projection='mlp' is unknown; choose one of none, linear, two_layer"),
+        ({"score_concentration": "per_entry"}, "choose one of per_image, per_factor"),
+        ({"score_concentration_input": "h"}, "choose one of features, score_mean"),
+        ({"loading_concentration": "per_image"}, "choose one of per_factor, per_entry"),
+        ({"kl_global_scaling": "N"}, "choose one of per_image, per_factor"),
+        ({"bias": "relu"}, "choose one of free, non_negative, none"),
+        ({"loading_init": "zeros"}, "choose one of alive, linear"),
+        ({"score_prior_concentration": 0.0}, "score_prior_concentration=0.0 must be above zero"),
+        ({"score_prior_rate": -1.0}, "score_prior_rate=-1.0 must be above zero"),
+        ({"loading_prior_concentration": 0.0}, "loading_prior_concentration=0.0 must be above zero"),
+        ({"loading_prior_rate": float("nan")}, "loading_prior_rate=nan must be above zero"),
+        ({"score_scale_floor": 0.0}, "score_scale_floor=0.0 must be above zero"),
+        ({"loading_scale_floor": 0.0}, "loading_scale_floor=0.0 must be above zero"),
+        ({"score_threshold": -0.1}, "score_threshold=-0.1 must be zero or above"),
+        ({"loading_threshold": -0.1}, "loading_threshold=-0.1 must be zero or above"),
+        ({"min_concentration": -1.0}, "min_concentration=-1.0 must be zero or above"),
+        ({"kl_local_weight": -1.0}, "kl_local_weight=-1.0 must be zero or above"),
+        ({"kl_global_weight": -1.0}, "kl_global_weight=-1.0 must be zero or above"),
+        ({"min_concentration": 5.0, "max_concentration": 5.0}, "max_concentration=5.0 leaves no room above"),
+        ({"num_factors": 0}, "num_factors=0 must be 1 or more"),
+        ({"projection_dim": 0}, "projection_dim=0 must be 1 or more"),
+        ({"num_training_images": 0}, "num_training_images=0 must be 1 or more"),
+        ({"projection": "none", "num_factors": 9}, "num_factors=9 differs from feature_dim=8, which projection='none'"),
+        ({"num_samples": 1}, "num_samples=1: a t-test needs 2 draws or more"),
+        ({"certainty_threshold": 0.0}, "certainty_threshold=0.0 must lie between 0 and 1"),
+        ({"certainty_threshold": 1.0}, "certainty_threshold=1.0 must lie between 0 and 1"),
+        ({"backbone_config": {"model_type": "vitt"}}, "model_type='vitt', which this transformers does not know"),
+        ({"backbone_config": {"hidden_size": 3}}, "model_type=None, which this transformers does not know"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_an_error_that_says_what_does(kwargs, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        BNDLConfig(**{"feature_dim": 8, "num_labels": 3, **kwargs})
+
+
+def test_a_width_of_zero_is_an_error():
+    with pytest.raises(ValueError, match="feature_dim=0 must be 1 or more"):
+        BNDLConfig(feature_dim=0)

@@ -1,0 +1,120 @@
+"""Who may import whom, as DESIGN.md's table says, and that importing the package is light."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCE = REPOSITORY / "src" / "bndl_hf"
+FILES = sorted(SOURCE.rglob("*.py"))
+MAX_LINES = 300
+# Room -> what it may import from other rooms; a name covers everything below it.
+MAY_IMPORT = {
+    "model": (),
+    "uncertainty": ("model.predictive", "model.student_t"),
+    "interpretability": ("model",),
+    "training": ("model", "uncertainty"),
+    "baselines": ("model", "training"),
+    "metrics": ("uncertainty",),
+    "plots": (),
+    "hub": ("model", "uncertainty", "interpretability", "plots"),
+}
+HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy")
+
+
+def module_name(file):
+    """Dotted name below `bndl_hf`; "" for the package itself."""
+    parts = list(file.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(name):
+    return name.split(".")[0]
+
+
+def our_imports(file):
+    """(line, dotted name below bndl_hf) of everything `file` imports from this package, "" for the package itself."""
+    package = ["bndl_hf", *file.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from bndl_hf.model import predictive` names a module, `from bndl_hf.model.predictive import x` a thing.
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name == "bndl_hf" or name.startswith("bndl_hf."):
+                yield node.lineno, name.removeprefix("bndl_hf").removeprefix(".")
+
+
+def is_below(name, rooms):
+    return any(name == allowed or name.startswith(allowed + ".") for allowed in rooms)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_rooms_import_only_whom_they_may(file):
+    here = room(module_name(file))
+    if here == "":
+        return  # the package itself names what is public
+    assert here in MAY_IMPORT, f"{here} is not a room of DESIGN.md"
+    for line, name in our_imports(file):
+        assert room(name) == here or is_below(name, MAY_IMPORT[here]), f"{file.name}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_no_file_is_longer_than_300_lines(file):
+    assert len(file.read_text().splitlines()) <= MAX_LINES
+
+
+def test_nobody_imports_a_script():
+    scripts = {file.stem for file in (REPOSITORY / "scripts").glob("*.py")} | {"scripts"}
+    for file in [*FILES, *(REPOSITORY / "scripts").glob("*.py"), *(REPOSITORY / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names - set(HEAVY)
+            assert not roots & scripts, f"{file.name}:{node.lineno} imports a script"
+
+
+def test_the_check_reads_relative_and_absolute_imports_alike(tmp_path):
+    # The rooms' table is only as good as this reader.
+    by_name = {module_name(file): file for file in FILES}
+    found = {name for _, name in our_imports(by_name["model.predictive"])}
+    assert "model.student_t.student_t_p_value" in found
+    found = {name for _, name in our_imports(by_name["training.elbo"])}
+    assert "model.decision_layer.BNDLImageClassifierOutput" in found
+    assert is_below("model.predictive.BNDLPrediction", ("model.predictive",))
+    assert not is_below("model.predictive_extra", ("model.predictive",))
+
+
+def test_importing_the_package_adds_nothing_heavy_to_transformers():
+    # transformers itself imports scipy where that is installed; what counts is what we add.
+    code = f"""
+import sys
+from transformers import AutoModelForImageClassification, PreTrainedModel
+before = set(sys.modules)
+import bndl_hf
+print([name for name in {HEAVY} if name in set(sys.modules) - before])
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_are_there():
+    import bndl_hf
+
+    for name in bndl_hf.__all__:
+        assert getattr(bndl_hf, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'BNDLEnsemble'"):
+        _ = bndl_hf.BNDLEnsemble
