@@ -6,14 +6,15 @@
     accelerate launch scripts/finetune.py --model_name_or_path microsoft/resnet-50 --dataset_name ./images \
         --learning_rate 1e-4 --num_train_epochs 10 --output_dir outputs/resnet
 
-    python scripts/finetune.py --model_type vit --config_overrides hidden_size=192,num_hidden_layers=6 --image_size 32 \
-        --dataset_name uoft-cs/cifar10 --learning_rate 1e-3 --output_dir outputs/vit-small
+    python scripts/finetune.py --model_type vit --config_overrides '{"hidden_size": 192, "num_hidden_layers": 6}' \
+        --image_size 32 --dataset_name uoft-cs/cifar10 --learning_rate 1e-3 --output_dir outputs/vit-small
 
 A run that was interrupted goes on from its last whole checkpoint when started again with the same command.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import dataclass, field, fields
@@ -54,8 +55,8 @@ class ModelArguments:
         default=None, metadata={"help": "Train from scratch: a transformers architecture, e.g. vit, resnet, convnext."}
     )
     config_overrides: str = field(
-        default="",
-        metadata={"help": "With --model_type: fields of its configuration, as 'hidden_size=192,patch_size=4'."},
+        default="{}",
+        metadata={"help": "With --model_type: fields of its configuration as JSON, '{\"hidden_size\": 192}'."},
     )
     image_size: int = field(default=224, metadata={"help": "With --model_type: side of the images in pixels."})
     warm_start: bool = field(
@@ -135,12 +136,19 @@ def scratch_config(arguments: ModelArguments) -> Any:
     """The configuration of an architecture trained from scratch."""
     if arguments.model_type not in CONFIG_MAPPING:
         raise ValueError(f"--model_type {arguments.model_type} is unknown; try vit, resnet, convnext, swin or dinov2.")
-    config = CONFIG_MAPPING[arguments.model_type]()
-    if hasattr(config, "image_size"):
-        config.image_size = arguments.image_size
-    if arguments.config_overrides:
-        config.update_from_string(arguments.config_overrides)
-    return config
+    try:
+        overrides = json.loads(arguments.config_overrides)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"--config_overrides {arguments.config_overrides!r} is not JSON ({error}); write '{{\"hidden_size\": 192}}'."
+        ) from error
+    config_class = CONFIG_MAPPING[arguments.model_type]
+    known = {f.name for f in fields(config_class)}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"{config_class.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+    if "image_size" in known:
+        overrides.setdefault("image_size", arguments.image_size)
+    return config_class(**overrides)
 
 
 def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments]:

@@ -88,28 +88,31 @@ class Head:
     about: str = ""
 
 
+_RELEASED_RECIPE = {"num_train_epochs": 20, "per_device_train_batch_size": 128, "lr_scheduler_type": "constant"}
 _POINT = {"projection": "none", "kl_local_weight": 0.0, "kl_global_weight": 0.0}
 HEADS: dict[str, Head] = {
     "bndl": Head(BNDLDecisionLayer, about="this library's default"),
     "released": Head(
         BNDLDecisionLayer,
         {"preset": "released"},
-        {"decision_layer_learning_rate": 5e-5, "per_device_train_batch_size": 128, "lr_scheduler_type": "constant"},
+        {**_RELEASED_RECIPE, "decision_layer_learning_rate": 5e-5},
         about="the authors' head and recipe: AdamW 5e-5, batch 128, 20 epochs",
     ),
     "released_1e-3": Head(
         BNDLDecisionLayer,
         {"preset": "released"},
-        {"decision_layer_learning_rate": 1e-3, "per_device_train_batch_size": 128, "lr_scheduler_type": "constant"},
+        {**_RELEASED_RECIPE, "decision_layer_learning_rate": 1e-3},
         about="the authors' head at AdamW 1e-3, which suits it better",
     ),
     "nmf": Head(
         NMFDecisionLayer,
         {**_POINT, "loading_init": "linear", "normalize_features": False},
-        {"decision_layer_learning_rate": 1e-3},
+        {"num_train_epochs": 20},
         about="relu(h) @ relu(W) + b, deterministic",
     ),
-    "dense": Head(DenseDecisionLayer, dict(_POINT), {"num_train_epochs": 30}, about="the usual linear head, retrained"),
+    "dense": Head(
+        DenseDecisionLayer, dict(_POINT), {"num_train_epochs": 30}, about="the usual linear head, retrained, 30 epochs"
+    ),
 }
 
 

@@ -28,10 +28,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loading_concentration": "per_entry",
         "min_concentration": 0.3,
         "max_concentration": 1e4,
-        "kl_local_weight": 1e-4,
+        "kl_local_weight": 3e-4,
         "kl_global_weight": 1.0,
         "kl_global_scaling": "per_image",
-        "scale_floor": 1e-10,
+        "score_prior_concentration": 5.0,
+        "score_prior_rate": 5.0,
+        "score_scale_floor": 0.1,
+        "loading_scale_floor": 1e-3,
         "bias": "free",
         "loading_init": "alive",
     },
@@ -49,7 +52,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl_local_weight": 1e-6,
         "kl_global_weight": 1e-6,
         "kl_global_scaling": "per_factor",
-        "scale_floor": 1e-10,
+        "score_prior_concentration": 1.0,
+        "score_prior_rate": 1.0,
+        "score_scale_floor": 1e-10,
+        "loading_scale_floor": 1e-10,
         "bias": "non_negative",
         "loading_init": "linear",
     },
@@ -80,7 +86,8 @@ _POSITIVE = (
     "score_prior_rate",
     "loading_prior_concentration",
     "loading_prior_rate",
-    "scale_floor",
+    "score_scale_floor",
+    "loading_scale_floor",
     "max_concentration",
 )
 _NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
@@ -113,16 +120,18 @@ class BNDLConfig(PretrainedConfig):
         loading_concentration (`str`, preset): k of the loadings: "per_factor" (computed from the factor's own
             loadings, Eq. 10) or "per_entry" (a free number for each).
         min_concentration, max_concentration (`float`, preset): floor added under, and ceiling on, every k.
-        score_prior_concentration, score_prior_rate (`float`): Gamma prior of the scores (Eq. 4). 1, 1: released code.
+        score_prior_concentration, score_prior_rate (`float`, preset): Gamma prior of the scores (Eq. 4).
         loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
         kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12.
         kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.
         kl_global_scaling (`str`, preset): the loadings' KL is divided by the number of training images ("per_image",
             Eq. 12) or by the number of factors ("per_factor", the released code).
-        scale_floor (`float`, preset): smallest Weibull scale the logarithm of the KL sees (Eq. 7).
+        score_scale_floor, loading_scale_floor (`float`, preset): smallest Weibull scale the logarithm of the KL sees
+            (Eq. 7). Below it a score or loading may go to zero at no further cost, which is what lets them be sparse.
         bias (`str`, preset): "free", "non_negative" (relu(b - c_phi), the released code) or "none".
-        loading_init (`str`, preset): "alive" starts every loading above the threshold; "linear" is torch's Linear,
-            which leaves most of them dead when D is large (released code).
+        loading_init (`str`, preset): "alive" starts every loading above the threshold, every k near 5 and a linear
+            projection near the identity; "linear" is torch's Linear throughout, which leaves most loadings dead when D
+            is large (released code).
         num_samples (`int`): S, draws behind `p_value` and Monte-Carlo prediction. 20: the paper's value, App. A.1.
         certainty_threshold (`float`): `is_certain` is p_value below this fraction. .05: the paper's value, Sec. 5.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
@@ -163,14 +172,15 @@ class BNDLConfig(PretrainedConfig):
     loading_concentration: str = _UNSET
     min_concentration: float = _UNSET
     max_concentration: float = _UNSET
-    score_prior_concentration: float = 1.0
-    score_prior_rate: float = 1.0
+    score_prior_concentration: float = _UNSET
+    score_prior_rate: float = _UNSET
     loading_prior_concentration: float = 1.0
     loading_prior_rate: float = 1.0
     kl_local_weight: float = _UNSET
     kl_global_weight: float = _UNSET
     kl_global_scaling: str = _UNSET
-    scale_floor: float = _UNSET
+    score_scale_floor: float = _UNSET
+    loading_scale_floor: float = _UNSET
     bias: str = _UNSET
     loading_init: str = _UNSET
     num_samples: int = 20

@@ -24,6 +24,8 @@ from .weibull import WeibullPosterior
 # A loading above this counts as non-zero in the paper's 1-sparsity (Sec. 5.1.2).
 SPARSITY_THRESHOLD = 1e-5
 
+# softplus(4.69) = 4.7: with the floor of 0.3 every posterior starts at k = 5, a coefficient of variation of 0.23.
+_INITIAL_RAW_CONCENTRATION = 4.69
 # Departure: the released code has no floor. At k = 0.05 the relative variance is 1e11, and the variance of a logit
 # holds the square of it; below, that leaves float32, and at k = 0 (softplus underflows) so does the gradient.
 _LOWEST_CONCENTRATION = 0.05
@@ -75,26 +77,33 @@ class BNDLDecisionLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise every parameter as the preset's `loading_init` says, leaving loaded weights alone."""
+        """Initialise every parameter as the configuration's `loading_init` says, leaving loaded weights alone."""
         for module in self.modules():
             if isinstance(module, nn.Linear):  # torch's own: uniform within 1/sqrt(inputs)
                 bound = 1 / math.sqrt(module.in_features)
                 init.uniform_(module.weight, -bound, bound)
                 init.uniform_(module.bias, -bound, bound)
         init.ones_(self.feature_scale)
-        K = self.raw_loadings.shape[0]
-        bound = 1 / math.sqrt(K)
-        if self.config.loading_init == "alive":
-            threshold = self.config.loading_threshold
-            init.uniform_(self.raw_loadings, threshold, threshold + bound)
-            if self.raw_bias is not None:
-                init.zeros_(self.raw_bias)
-        else:
+        bound = 1 / math.sqrt(self.raw_loadings.shape[0])
+        if self.config.loading_init == "linear":
             init.uniform_(self.raw_loadings, -bound, bound)
             if self.raw_bias is not None:
                 init.uniform_(self.raw_bias, -bound, bound)
-        if isinstance(self.loading_concentration, nn.Parameter):
-            init.zeros_(self.loading_concentration)
+            if isinstance(self.loading_concentration, nn.Parameter):
+                init.zeros_(self.loading_concentration)
+            return
+        init.uniform_(self.raw_loadings, self.config.loading_threshold, self.config.loading_threshold + bound)
+        if self.raw_bias is not None:
+            init.zeros_(self.raw_bias)
+        for raw in (self.score_concentration, self.loading_concentration):  # the same k whatever the input
+            if isinstance(raw, nn.Linear):
+                init.zeros_(raw.weight)
+            init.constant_(raw.bias if isinstance(raw, nn.Linear) else raw, _INITIAL_RAW_CONCENTRATION)
+        if isinstance(self.projection, nn.Linear):
+            K, D = self.projection.weight.shape
+            identity = torch.eye(D, device=self.raw_loadings.device).repeat(-(-K // D), 1)[:K]
+            init.copy_(self.projection.weight, identity + 0.1 * self.projection.weight)
+            init.constant_(self.projection.bias, self.config.score_threshold)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BNDLDecisionLayer:
         """Move between devices as any module, but stay float32 under `model.to(torch.bfloat16)` and the like."""
@@ -178,13 +187,15 @@ class BNDLDecisionLayer(nn.Module):
     def kl_local(self, scores: WeibullPosterior) -> Tensor:
         """KL of the scores to their Gamma prior: sum over factors, mean over the images, nats (Eq. 12)."""
         config = self.config
-        kl = scores.kl(config.score_prior_concentration, config.score_prior_rate, config.scale_floor)
+        kl = scores.kl(config.score_prior_concentration, config.score_prior_rate, config.score_scale_floor)
         return kl.sum(dim=-1).mean()
 
     def kl_global(self, loadings: WeibullPosterior) -> Tensor:
         """KL of the loadings to their Gamma prior: sum over all entries, nats (Eq. 12)."""
         config = self.config
-        return loadings.kl(config.loading_prior_concentration, config.loading_prior_rate, config.scale_floor).sum()
+        return loadings.kl(
+            config.loading_prior_concentration, config.loading_prior_rate, config.loading_scale_floor
+        ).sum()
 
     # ---- answers ----
 
