@@ -99,6 +99,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         layer = self.decision_layer
         measure = layer.config.normalize_features and bool((layer.feature_scale == 1).all())
         features = self._first_features(NUM_SCALE_IMAGES if measure else 1)
+        layer.check_inputs(features, None)
         if measure:
             n = torch.tensor([float(len(features))], dtype=torch.float64, device=features.device)
             sums = torch.cat([n, features.double().sum(0), features.double().square().sum(0)])
