@@ -41,12 +41,13 @@ BACKBONES = {
 }
 
 
-def images(count: int, seed: int = 0, side: int = 8) -> Dataset:
-    """`count` noisy 8 x 8 pictures whose brightest colour is their class, encoded."""
+def images(count: int, seed: int = 0, side: int = 8, wrong: int = 0) -> Dataset:
+    """`count` noisy 8 x 8 pictures whose brightest colour is their class, but for the last `wrong` of them."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % NUM_LABELS
     pixels = generator.integers(0, 120, (count, 8, 8, 3), dtype=np.uint8)
     pixels[np.arange(count), :, :, labels] += 100
+    labels[count - wrong :] = (labels[count - wrong :] + 1) % NUM_LABELS
     columns = {"image": ImageFeature(), "label": ClassLabel(num_classes=NUM_LABELS), ROW_COLUMN: Value("int64")}
     dataset = Dataset.from_dict(
         {"image": list(pixels), "label": labels.tolist(), ROW_COLUMN: list(range(count))}, Features(columns)

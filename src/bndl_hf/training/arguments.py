@@ -13,7 +13,7 @@ class BNDLTrainingArguments(TrainingArguments):
     """
 
     decision_layer_learning_rate: float | None = field(
-        default=2e-3,
+        default=1e-3,
         metadata={
             "help": "Learning rate of the decision layer, which starts from nothing; learning_rate is the backbone's. "
             "None (in Python) gives both learning_rate."
@@ -56,10 +56,15 @@ class BNDLTrainingArguments(TrainingArguments):
         super().__post_init__()
         if not 0 <= self.kl_warmup_ratio <= 1:
             raise ValueError(f"kl_warmup_ratio={self.kl_warmup_ratio} is a share of the steps; it must lie in [0, 1].")
-        for name in ("kl_local_weight", "kl_global_weight"):
+        for name in ("kl_local_weight", "kl_global_weight", "decision_layer_learning_rate"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value} must be zero or above.")
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor}: the negative ELBO has no smoothed labels; "
+                "leave it at 0."
+            )
         if self.num_eval_samples < 0 or self.num_eval_samples == 1:
             raise ValueError(f"num_eval_samples={self.num_eval_samples}: a t-test needs 2 draws or more; 0 draws none.")
         if self.cache_features and not self.freeze_backbone:
