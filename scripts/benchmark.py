@@ -188,7 +188,7 @@ def make_features(arguments: argparse.Namespace) -> None:
         settings = BNDLTrainingArguments(
             output_dir=scratch,
             feature_cache_dir=arguments.feature_cache_dir,
-            per_device_eval_batch_size=arguments.batch_size,
+            feature_batch_size=arguments.batch_size,
             dataloader_num_workers=arguments.num_workers,
             report_to="none",
         )

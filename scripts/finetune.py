@@ -140,7 +140,7 @@ def scratch_config(arguments: ModelArguments) -> Any:
         overrides = json.loads(arguments.config_overrides)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"--config_overrides {arguments.config_overrides!r} is not JSON ({error}); write '{{\"hidden_size\": 192}}'."
+            f"--config_overrides {arguments.config_overrides!r} is no JSON ({error}); write '{{\"hidden_size\": 192}}'."
         ) from error
     config_class = CONFIG_MAPPING[arguments.model_type]
     known = {f.name for f in fields(config_class)}

@@ -69,7 +69,7 @@ def labels(dataset: Dataset) -> list[int]:
 
 
 def test_digits_are_split_four_to_one_the_same_every_time_and_evenly_by_class() -> None:
-    first, second = (load_image_dataset(DataArguments("digits", data_seed=seed)) for seed in (0, 1))
+    first, second = (load_image_dataset(DataArguments("digits", split_seed=seed)) for seed in (0, 1))
     assert (len(first.train), len(first.test), first.validation) == (1438, 359, None)
     assert first.label_names == [str(digit) for digit in range(10)]
     assert first.train._fingerprint == second.train._fingerprint
@@ -193,7 +193,7 @@ def test_splits_are_found_by_name(tmp_path: Path) -> None:
 
 def test_the_held_out_share_is_even_by_class_repeatable_and_disjoint() -> None:
     first, again, other = (
-        load_image_dataset(DataArguments("digits", validation_fraction=0.25, data_seed=seed)) for seed in (0, 0, 1)
+        load_image_dataset(DataArguments("digits", validation_fraction=0.25, split_seed=seed)) for seed in (0, 0, 1)
     )
     assert (len(first.train), len(first.validation)) == (1438 - 360, 360)  # round(0.25 * 1438) = 360
     assert first.validation[ROW_COLUMN][:] == again.validation[ROW_COLUMN][:] != other.validation[ROW_COLUMN][:]

@@ -43,6 +43,9 @@ class BNDLTrainingArguments(TrainingArguments):
     feature_cache_dir: str | None = field(
         default=None, metadata={"help": "Where cached features live; default: <output_dir>/features."}
     )
+    feature_batch_size: int = field(
+        default=256, metadata={"help": "Images the backbone sees at a time while features are computed."}
+    )
     num_eval_samples: int = field(
         default=0,
         metadata={"help": "Draws behind a sampled PAvPU in evaluations; 0: the exact one alone, with no sampling."},

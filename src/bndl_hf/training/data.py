@@ -109,7 +109,7 @@ class DataArguments:
         "shift for digits and letters, crop_flip for images up to 96 pixels, resized_crop_flip for larger ones.",
     )
     preprocessing_num_workers: int = _flag(1, "Processes that look for unreadable images (--skip_bad_images).")
-    data_seed: int = _flag(0, "Seed that decides which images are held out or kept.")
+    split_seed: int = _flag(0, "Seed that decides which images are held out or kept.")
 
     def __post_init__(self) -> None:
         check_augmentation_name(self.augmentation)
@@ -217,7 +217,7 @@ def load_image_dataset(
     for part, dataset in parts.items():
         limit = arguments.max_train_samples if part == "train" else arguments.max_eval_samples
         if limit is not None and limit < len(dataset):
-            dataset = dataset.select(stratified_rows(column_values(dataset, label_column), limit, arguments.data_seed))
+            dataset = dataset.select(stratified_rows(column_values(dataset, label_column), limit, arguments.split_seed))
         if arguments.skip_bad_images:
             dataset = skip_bad_images(dataset, image_column, sources[part], arguments.preprocessing_num_workers)
         parts[part] = dataset
@@ -293,5 +293,5 @@ def _hold_out(dataset: Dataset, label_column: str, arguments: DataArguments) -> 
             f"validation_fraction={arguments.validation_fraction} of {len(dataset)} rows is {count}; both parts need "
             "images. Pass a share that leaves some on either side."
         )
-    held_out = stratified_rows(column_values(dataset, label_column), count, arguments.data_seed)
+    held_out = stratified_rows(column_values(dataset, label_column), count, arguments.split_seed)
     return dataset.select(np.setdiff1d(np.arange(len(dataset)), held_out)), dataset.select(held_out)

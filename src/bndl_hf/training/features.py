@@ -127,7 +127,7 @@ def fit_decision_layer(
 
 # Chosen on the choosing rows of two sets of features (docs/benchmarks.md).
 HEAD_DEFAULTS: dict[str, Any] = {
-    "num_train_epochs": 20,
+    "num_train_epochs": 12,
     "per_device_train_batch_size": 256,
     "per_device_eval_batch_size": 4096,
     "lr_scheduler_type": "cosine",
@@ -154,7 +154,7 @@ def cached_features(
     Args:
         model: its backbone makes the features.
         dataset: a `datasets.Dataset` whose rows are {"pixel_values", "labels"}.
-        arguments: batch size, workers, mixed precision, cache folder.
+        arguments: feature_batch_size, workers, mixed precision, cache folder.
         processor: the image processor behind the rows, part of the key.
         collate: makes a batch of rows.
         name: what the progress bar calls the dataset.
@@ -219,7 +219,7 @@ def _compute(
     """Features [N, D] in float32 and labels [N] of one shard."""
     loader = DataLoader(
         rows,
-        batch_size=arguments.per_device_eval_batch_size,
+        batch_size=arguments.feature_batch_size,
         collate_fn=collate,
         num_workers=arguments.dataloader_num_workers,
     )
