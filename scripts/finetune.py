@@ -124,7 +124,8 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
                 f"{name} knows {config.num_labels} classes and the dataset has {len(dataset.label_names)}; start from "
                 "the classifier it was made of, or use a dataset with the same classes."
             )
-        return BNDLForImageClassification.from_pretrained(name, **arguments.config_fields()), processor
+        overrides = {k: v for k, v in arguments.config_fields().items() if k != "preset"}  # it is built as it was
+        return BNDLForImageClassification.from_pretrained(name, **overrides), processor
     model = BNDLForImageClassification.from_backbone_pretrained(
         name, num_labels=len(dataset.label_names), warm_start=arguments.warm_start, **arguments.config_fields()
     )
@@ -230,5 +231,5 @@ def print_summary(results: dict[str, Any], output_dir: str) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

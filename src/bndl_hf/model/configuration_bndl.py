@@ -259,12 +259,20 @@ class BNDLConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> BNDLConfig:
         """Configuration for a classifier whose head is already known; labels come from it unless given."""
+        known = {*cls.__dataclass_fields__, "num_labels"}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(
+                f"BNDLConfig has no field {', '.join(unknown)}; its fields: {', '.join(sorted(_OWN_FIELDS))}."
+            )
         backbone_config = public_config(backbone_config)
         if num_labels is None and "id2label" not in kwargs:
             kwargs.update(id2label=backbone_config.id2label, label2id=backbone_config.label2id)
         elif num_labels is not None:
             kwargs["num_labels"] = num_labels
         return cls(backbone_config=backbone_config, head_name=head_name, feature_dim=feature_dim, **kwargs)
+
+
+_OWN_FIELDS = set(BNDLConfig.__annotations__) - {"model_type", "sub_configs", "keys_to_ignore_at_inference"}
 
 
 def _backbone_config_from_dict(values: dict[str, Any]) -> PretrainedConfig:

@@ -130,6 +130,28 @@ class BNDLPreTrainedModel(PreTrainedModel):
             model.decision_layer.warm_start(head.weight, head.bias, signed=signed)
         return model.eval()
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> BNDLPreTrainedModel:
+        """Load as any transformers model.
+
+        Raises:
+            ValueError: when `num_labels`, `num_factors` or another field passed here does not fit the saved weights.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            passed = ", ".join(f"{k}={v!r}" for k, v in kwargs.items() if k in cls.config_class.__dataclass_fields__)
+            passed = passed or f"num_labels={kwargs.get('num_labels')}"
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} do not fit {passed}. Load the checkpoint without it; "
+                "for new classes wrap its backbone with from_backbone_pretrained(...), or pass "
+                "ignore_mismatched_sizes=True to start the layers that differ afresh."
+            ) from error
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save as usual; the configuration names every Auto class, so that `AutoModel` opens what was saved here."""
         self.config.auto_map = dict(AUTO_MAP)
