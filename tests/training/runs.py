@@ -251,3 +251,4 @@ if __name__ == "__main__":
         JOBS[sys.argv[1]](**json.loads(sys.argv[2]))
     else:
         serve()
+        os._exit(0)  # nothing to tidy, and torch takes seconds to do it
