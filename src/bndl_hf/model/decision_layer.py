@@ -56,21 +56,19 @@ class BNDLDecisionLayer(nn.Module):
             raise ValueError("feature_dim is missing from the configuration; set it to the width of the features.")
         self.config = config
         D, K, C = config.feature_dim, config.num_factors, config.num_labels
+        H = config.projection_dim or K  # hidden width of a projection of two layers
         self.register_buffer("feature_scale", torch.ones(D))
         if config.projection == "linear":
             self.projection = nn.Linear(D, K)
         elif config.projection == "two_layer":
-            hidden = config.projection_dim or K
-            self.projection = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, K))
+            self.projection = nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, K))
         else:
             self.projection = nn.Identity()
         score_inputs = D if config.score_concentration_input == "features" else K
         self.score_concentration = nn.Linear(score_inputs, 1 if config.score_concentration == "per_image" else K)
         self.raw_loadings = nn.Parameter(torch.empty(K, C))
-        if config.loading_concentration == "per_factor":
-            self.loading_concentration = nn.Linear(C, 1)
-        else:
-            self.loading_concentration = nn.Parameter(torch.empty(K, C))
+        per_factor = config.loading_concentration == "per_factor"
+        self.loading_concentration = nn.Linear(C, 1) if per_factor else nn.Parameter(torch.empty(K, C))
         self.raw_bias = None if config.bias == "none" else nn.Parameter(torch.empty(C))
         self.float()  # whatever the default dtype
         self.reset_parameters()
@@ -110,8 +108,7 @@ class BNDLDecisionLayer(nn.Module):
 
         def in_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            wrong = moved.is_floating_point() and moved.dtype != torch.float32
-            return tensor.to(moved.device, torch.float32) if wrong else moved
+            return moved if moved.dtype == torch.float32 else tensor.to(moved.device, torch.float32)
 
         return super()._apply(in_float32, recurse)
 
@@ -127,10 +124,8 @@ class BNDLDecisionLayer(nn.Module):
     def loading_posterior(self) -> WeibullPosterior:
         """q(Phi) of Eqs. 10-11: means [K, C], concentrations [K, 1] or [K, C]."""
         mean = F.relu(self.raw_loadings - self.config.loading_threshold)
-        if isinstance(self.loading_concentration, nn.Parameter):
-            raw = self.loading_concentration
-        else:
-            raw = self.loading_concentration(mean)  # [K, C] -> [K, 1]
+        raw = self.loading_concentration
+        raw = raw if isinstance(raw, nn.Parameter) else raw(mean)  # [K, C] -> [K, 1]
         return WeibullPosterior(mean, self._concentration(raw))
 
     def _concentration(self, raw: Tensor) -> Tensor:
@@ -143,9 +138,8 @@ class BNDLDecisionLayer(nn.Module):
         """b of Eq. 5, [C]: free, relu(b - c_phi) (released code), or zeros."""
         if self.raw_bias is None:
             return self.raw_loadings.new_zeros(self.raw_loadings.shape[1])
-        if self.config.bias == "non_negative":
-            return F.relu(self.raw_bias - self.config.loading_threshold)
-        return self.raw_bias
+        shifted = self.raw_bias - self.config.loading_threshold
+        return F.relu(shifted) if self.config.bias == "non_negative" else self.raw_bias
 
     @property
     def factor_loadings(self) -> Tensor:
@@ -193,9 +187,8 @@ class BNDLDecisionLayer(nn.Module):
     def kl_global(self, loadings: WeibullPosterior) -> Tensor:
         """KL of the loadings to their Gamma prior: sum over all entries, nats (Eq. 12)."""
         config = self.config
-        return loadings.kl(
-            config.loading_prior_concentration, config.loading_prior_rate, config.loading_scale_floor
-        ).sum()
+        kl = loadings.kl(config.loading_prior_concentration, config.loading_prior_rate, config.loading_scale_floor)
+        return kl.sum()
 
     # ---- answers ----
 
@@ -216,10 +209,9 @@ class BNDLDecisionLayer(nn.Module):
         with torch.autocast(device_type=features.device.type, enabled=False):
             self.check_inputs(features, None)
             posteriors = self.score_posterior(features), self.loading_posterior(), self.bias
-            threshold = self.config.certainty_threshold
             if method == "exact":
-                return predict_exactly(*posteriors, num_samples, threshold)
-            return predict_by_sampling(*posteriors, num_samples, threshold, generator)
+                return predict_exactly(*posteriors, num_samples, self.config.certainty_threshold)
+            return predict_by_sampling(*posteriors, num_samples, self.config.certainty_threshold, generator)
 
     @torch.no_grad()
     def explain(self, features: Tensor, target: Tensor | int | None = None, top_k: int = 5) -> Evidence:
@@ -234,50 +226,6 @@ class BNDLDecisionLayer(nn.Module):
     def set_feature_scale(self, scale: Tensor) -> None:
         """Set the factor [D] every feature is multiplied by before anything else (`normalize_features`)."""
         self.feature_scale.copy_(scale)
-
-    @torch.no_grad()
-    def warm_start(self, weight: Tensor, bias: Tensor | None, signed: bool) -> None:
-        """Start as the exact non-negative equivalent of a dense head: the same softmax for every image.
-
-        Softmax does not see a constant added per feature to all classes, so W^T - min_c W^T is as good as W^T and not
-        negative. Features that take both signs are split into relu(h) and relu(-h), two factors a feature.
-
-        Args:
-            weight: [C, D] of the old head (a Conv2d's trailing ones are dropped).
-            bias: [C] or None.
-            signed: whether features take negative values; then K must be 2 D and the projection linear.
-
-        Raises:
-            ValueError: when the shapes or the projection do not allow an exact equivalent.
-        """
-        K, C = self.raw_loadings.shape
-        weight = weight.flatten(1).float()  # [C, D]
-        D = weight.shape[1]
-        needed = 2 * D if signed else D
-        if weight.shape[0] != C or needed != K or self.config.projection == "two_layer":
-            raise ValueError(
-                f"warm_start turns a [{weight.shape[0]}, {D}] head into {weight.shape[0]} classes over {needed} factors"
-                f"{' (its features take both signs)' if signed else ''}, but this layer has num_labels={C}, "
-                f"num_factors={K}, projection={self.config.projection!r}; leave num_labels and num_factors out and use "
-                "projection='linear', or pass warm_start=False."
-            )
-        if isinstance(self.projection, nn.Linear):
-            identity = torch.diag(1 / self.feature_scale)
-            self.projection.weight.copy_(torch.cat([identity, -identity]) if signed else identity)
-            self.projection.bias.fill_(self.config.score_threshold)
-        elif signed or self.config.score_threshold > 0:
-            raise ValueError(
-                f"warm_start with projection='none' needs non-negative features and score_threshold=0, not "
-                f"{self.config.score_threshold}; use projection='linear'."
-            )
-        dense = torch.cat([weight.T, -weight.T]) if signed else weight.T  # [K, C]
-        self.raw_loadings.copy_(dense - dense.amin(dim=1, keepdim=True) + self.config.loading_threshold)
-        bias = weight.new_zeros(C) if bias is None else bias.float()
-        if self.raw_bias is not None:
-            shift = 0.0 if self.config.bias == "free" else self.config.loading_threshold - bias.min()
-            self.raw_bias.copy_(bias + shift)
-        elif bias.any():
-            raise ValueError("warm_start needs somewhere to put the old head's bias; use bias='free', not 'none'.")
 
     def check_inputs(self, features: Tensor, labels: Tensor | None) -> None:
         """Raise ValueError where features or labels do not fit this layer."""
