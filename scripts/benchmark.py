@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,21 @@ from transformers import AutoImageProcessor, set_seed
 from bndl_hf import BNDLForImageClassification, BNDLTrainingArguments
 from bndl_hf.baselines import HEADS, make_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.training import DataArguments, fit_decision_layer, load_image_dataset
 from bndl_hf.training.data import collate
 from bndl_hf.training.features import HEAD_DEFAULTS, cached_features
 from bndl_hf.training.results import describe_environment, write_json
 from bndl_hf.uncertainty import ood_auroc, summarize
+
+# How far an image lies from what was learned; higher is further. The reported one was picked on the choosing rows.
+OOD_SCORES: dict[str, Callable[[BNDLPrediction], Tensor]] = {
+    "max_probability": lambda prediction: 1 - prediction.probs.amax(dim=-1),
+    "entropy": lambda prediction: prediction.total,
+    "entropy_of_halved_logits": lambda p: torch.distributions.Categorical(logits=p.logits_mean / 2).entropy(),
+    "energy": lambda prediction: -prediction.logits_mean.logsumexp(dim=-1),
+}
+OOD_SCORE = "entropy_of_halved_logits"
 
 
 def compare_heads(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -65,20 +76,30 @@ def train_and_judge(
         **recipe,
     )
     train_seconds = time.perf_counter() - started
-    features, labels = data["test.features"][report_from:], data["test.labels"][report_from:]
+    rows = slice(0, report_from) if arguments.choose else slice(report_from, None)
+    features, labels = data["test.features"][rows], data["test.labels"][rows]
+
+    def predict(features: Tensor) -> BNDLPrediction:
+        generator = torch.Generator().manual_seed(seed)
+        return layer.predict(features, method=HEADS[head].predict, generator=generator)
+
     predict_seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        prediction = layer.predict(features)
+        prediction = predict(features)
         predict_seconds.append(time.perf_counter() - started)
     draws = layer.predict(features, method="monte_carlo", generator=torch.Generator().manual_seed(seed))
     figures = summarize(prediction.probs, labels, prediction.p_value)
     figures["pavpu_20_draws"] = summarize(prediction.probs, labels, draws.p_value)["pavpu"]
+    outside = {name: predict(data[f"{name}.features"]) for name in ood_names(data)}
+    ood = {
+        score_name: {name: ood_auroc(score(prediction), score(out)) for name, out in outside.items()}
+        for score_name, score in OOD_SCORES.items()
+    }
     return {
         **figures,
-        "ood": {
-            name: ood_auroc(prediction.total, layer.predict(data[f"{name}.features"]).total) for name in ood_names(data)
-        },
+        "ood": ood[OOD_SCORE],
+        "ood_by_score": ood,
         "nonzero_loadings": layer.sparsity(),
         "dead_loadings_at_init": dead,
         "train_seconds": train_seconds,
@@ -111,9 +132,9 @@ def report(
     return {
         "command": "python scripts/benchmark.py " + " ".join(arguments.argv),
         "features": Path(arguments.features).name if arguments.features else "digits (8x8 pixels)",
-        "images": {"train": len(data["train.labels"]), "reported": len(data["test.labels"]) - report_from},
-        "reported_rows": [report_from, len(data["test.labels"])],
-        "ood_score": "entropy of the predictive, nats",
+        "num_training_images": len(data["train.labels"]),
+        "reported_rows": [0, report_from] if arguments.choose else [report_from, len(data["test.labels"])],
+        "ood_score": OOD_SCORE,
         "environment": describe_environment(),
         "summary": summary,
         "runs": results,
@@ -122,8 +143,12 @@ def report(
 
 def flat(run: dict[str, Any]) -> dict[str, float]:
     """The figures of a run, one level deep."""
-    figures = {k: v for k, v in run.items() if k not in ("head", "seed", "ood")}
-    return {**figures, **{f"ood_{name}": value for name, value in run["ood"].items()}}
+    figures = {k: v for k, v in run.items() if k not in ("head", "seed", "ood", "ood_by_score")}
+    for name, value in run["ood"].items():
+        figures[f"ood_{name}"] = value
+    for score, values in run["ood_by_score"].items():
+        figures |= {f"{score}_{name}": value for name, value in values.items()}
+    return figures
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -181,6 +206,7 @@ def ood_names(data: dict[str, Tensor]) -> list[str]:
 
 def make_features(arguments: argparse.Namespace) -> None:
     """Run a classifier once over a dataset and every OOD dataset, and write a features file."""
+    ood = [split_ood(entry) for entry in arguments.ood]
     model = BNDLForImageClassification.from_backbone_pretrained(arguments.model_name_or_path, warm_start=False)
     processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
     tensors: dict[str, Tensor] = {}
@@ -193,7 +219,7 @@ def make_features(arguments: argparse.Namespace) -> None:
             report_to="none",
         )
         sets: list[tuple[str, str, bool]] = [("", arguments.dataset_name, False)]
-        sets += [(*split_ood(entry), True) for entry in arguments.ood]
+        sets += [(name, path, True) for name, path in ood]
         for name, path, is_ood in sets:
             dataset = load_image_dataset(DataArguments(dataset_name=path), evaluation_only=is_ood)
             for part in ["test"] if is_ood else ["train", "test"]:
@@ -248,6 +274,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--report_from",
         type=int,
         help="first test row to report on, earlier ones are for choosing; default: half of them",
+    )
+    heads.add_argument(
+        "--choose", action="store_true", help="judge on the choosing rows instead: for trying things out"
     )
     heads.add_argument("--epochs", type=float, help="passes over the training images, instead of each head's own")
     heads.add_argument("--learning_rate", type=float, help="learning rate, instead of each head's own")

@@ -195,8 +195,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     part = next((p for p in ("test", "validation") if getattr(dataset, p) is not None), None)
     metrics = {}
     if part is not None:
-        metrics = trainer.evaluate(dataset.with_pixel_values(part, processor), metric_key_prefix="")
-        metrics = {name.lstrip("_"): value for name, value in metrics.items()}
+        metrics = trainer.evaluate(dataset.with_pixel_values(part, processor), metric_key_prefix="test")
+        metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
     results = {
         **metrics,
         "evaluated_on": dataset.sources.get(part) if part else None,

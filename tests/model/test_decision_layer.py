@@ -11,6 +11,7 @@ from torch import nn
 import reference
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.warm_start import start_from_dense
 
 PRESETS = ("default", "released", "released_resnet")
 OBJECTIVES = ("exact", "sampled")
@@ -308,7 +309,7 @@ def test_warm_start_is_the_softmax_of_the_dense_head(signed, bias):
         projection="linear", num_factors=factors, score_threshold=0.2, loading_threshold=0.1, bias=bias
     ).eval()
     layer.set_feature_scale(torch.rand(D) + 0.5)
-    layer.warm_start(head.weight, head.bias, signed=signed)
+    start_from_dense(layer, head.weight, head.bias, signed=signed)
     torch.testing.assert_close(layer(features).logits.softmax(-1), head(features).softmax(-1), rtol=0, atol=1e-5)
     assert (layer.factor_loadings >= 0).all()
 
@@ -319,7 +320,7 @@ def test_warm_start_from_a_head_without_bias(loading_init, bias):
     head = nn.Conv2d(D, C, kernel_size=1, bias=False)
     layer = make_layer(projection="none", score_threshold=0.0, bias=bias, loading_init=loading_init).eval()
     features, _ = batch(signed=False)
-    layer.warm_start(head.weight, head.bias, signed=False)
+    start_from_dense(layer, head.weight, head.bias, signed=False)
     expected = head(features[:, :, None, None]).flatten(1).softmax(-1)
     torch.testing.assert_close(layer(features).logits.softmax(-1), expected, rtol=0, atol=1e-5)
 
@@ -336,7 +337,7 @@ def test_warm_start_from_a_head_without_bias(loading_init, bias):
 )
 def test_warm_start_says_why_it_cannot_be_exact(kwargs, head, signed, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        make_layer(**kwargs).warm_start(torch.randn(*head), torch.randn(head[0]), signed=signed)
+        start_from_dense(make_layer(**kwargs), torch.randn(*head), torch.randn(head[0]), signed=signed)
 
 
 # ---- errors ----

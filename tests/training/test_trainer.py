@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
-from transformers import EvalPrediction
+from transformers import AutoModelForImageClassification, EvalPrediction
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainer
 from bndl_hf.training import trainer as trainer_module
@@ -126,6 +126,24 @@ def test_the_spread_is_measured_on_the_first_images_and_only_where_it_is_wanted(
     trainer.train()
     assert passes == [*before_training, 4]
     assert (trainer.model.decision_layer.feature_scale != 1).any() == normalize_features
+
+
+@pytest.mark.parametrize("architecture", runs.BACKBONES)
+def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path: Path) -> None:
+    config = runs.BACKBONES[architecture]()
+    config.num_labels = runs.NUM_LABELS
+    torch.manual_seed(0)
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "classifier")
+    model = BNDLForImageClassification.from_backbone_pretrained(tmp_path / "classifier", warm_start=True)
+    dense = AutoModelForImageClassification.from_pretrained(tmp_path / "classifier").eval()
+    dataset = runs.images(12)
+    pixel_values = collate([dataset[row] for row in range(12)])["pixel_values"]
+    runs.make_trainer(
+        tmp_path, model=model, learning_rate=0.0, decision_layer_learning_rate=0.0, freeze_backbone=True, max_steps=1
+    ).train()
+    with torch.no_grad():
+        answers = [m.eval()(pixel_values).logits.softmax(dim=-1) for m in (model, dense)]
+    torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
 
 
 def test_bfloat16_training_stays_finite(tmp_path: Path) -> None:

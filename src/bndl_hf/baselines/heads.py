@@ -79,12 +79,14 @@ class Head:
         make: layer for a configuration.
         config: fields of `BNDLConfig`.
         training: fields of `BNDLTrainingArguments`, over the defaults of `fit_decision_layer`.
+        predict: how it answers: "exact", or "monte_carlo" for heads trained by sampling, as their authors do.
         about: one line for tables.
     """
 
     make: Callable[[BNDLConfig], BNDLDecisionLayer]
     config: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    predict: str = "exact"
     about: str = ""
 
 
@@ -96,12 +98,14 @@ HEADS: dict[str, Head] = {
         BNDLDecisionLayer,
         {"preset": "released"},
         {**_RELEASED_RECIPE, "decision_layer_learning_rate": 5e-5},
+        "monte_carlo",
         about="the authors' head and recipe: AdamW 5e-5, batch 128, 20 epochs",
     ),
     "released_1e-3": Head(
         BNDLDecisionLayer,
         {"preset": "released"},
         {**_RELEASED_RECIPE, "decision_layer_learning_rate": 1e-3},
+        "monte_carlo",
         about="the authors' head at AdamW 1e-3, which suits it better",
     ),
     "nmf": Head(

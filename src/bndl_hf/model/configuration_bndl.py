@@ -28,7 +28,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loading_concentration": "per_entry",
         "min_concentration": 0.3,
         "max_concentration": 1e4,
-        "kl_local_weight": 3e-4,
         "kl_global_weight": 1.0,
         "kl_global_scaling": "per_image",
         "score_prior_concentration": 5.0,
@@ -68,6 +67,10 @@ PRESETS["released_resnet"] = {
     "score_concentration_input": "features",
     "kl_global_weight": 0.0,
 }
+
+# Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
+# not, so an equal pull on every image whatever K is needs a weight of 0.03/K (docs/benchmarks.md has what chose 0.03).
+KL_LOCAL_BUDGET = 0.03
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
@@ -122,7 +125,7 @@ class BNDLConfig(PretrainedConfig):
         min_concentration, max_concentration (`float`, preset): floor added under, and ceiling on, every k.
         score_prior_concentration, score_prior_rate (`float`, preset): Gamma prior of the scores (Eq. 4).
         loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
-        kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12.
+        kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12; the default is 0.03 / K.
         kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.
         kl_global_scaling (`str`, preset): the loadings' KL is divided by the number of training images ("per_image",
             Eq. 12) or by the number of factors ("per_factor", the released code).
@@ -193,10 +196,12 @@ class BNDLConfig(PretrainedConfig):
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if isinstance(self.backbone_config, dict):
-            self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         if self.num_factors is None:
             self.num_factors = self.feature_dim
+        if self.kl_local_weight is None:
+            self.kl_local_weight = KL_LOCAL_BUDGET / (self.num_factors or 1)
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         super().__post_init__(**kwargs)
         self._check_fields()
 

@@ -23,6 +23,7 @@ from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
 from .evidence import Evidence
 from .predictive import BNDLPrediction
+from .warm_start import start_from_dense
 
 AUTO_MAP = {
     "AutoConfig": "configuration_bndl.BNDLConfig",
@@ -127,7 +128,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
         model.backbone = classifier
         model.to(classifier.dtype)
         if warm_start:
-            model.decision_layer.warm_start(head.weight, head.bias, signed=signed)
+            start_from_dense(model.decision_layer, head.weight, head.bias, signed=signed)
         return model.eval()
 
     @classmethod

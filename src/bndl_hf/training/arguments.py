@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -56,6 +57,7 @@ class BNDLTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self.dataloader_pin_memory &= torch.cuda.is_available()  # pinning without one only warns
         super().__post_init__()
         if not 0 <= self.kl_warmup_ratio <= 1:
             raise ValueError(f"kl_warmup_ratio={self.kl_warmup_ratio} is a share of the steps; it must lie in [0, 1].")

@@ -1,0 +1,106 @@
+"""finetune.py and evaluate.py as a user runs them: from scratch, from a classifier, again after an interruption."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+
+from bndl_hf.training.data import make_image_processor
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+finetune, evaluate = load_script("finetune"), load_script("evaluate")
+COMMON = ["--dataset_name", "digits", "--use_cpu", "--disable_tqdm", "True", "--seed", "0"]
+
+
+def from_scratch(output_dir: Path, *more: str) -> dict:
+    overrides = json.dumps(TINY_RESNET)
+    argv = ["--model_type", "resnet", "--config_overrides", overrides, "--image_size", "32", *COMMON]
+    saving = ["--output_dir", str(output_dir), "--save_strategy", "steps", "--save_steps", "4"]
+    return finetune.main([*argv, *saving, "--augmentation", "none", *more])
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain transformers classifier with its processor, as if from the Hub."""
+    folder = tmp_path_factory.mktemp("classifier")
+    torch.manual_seed(0)
+    ResNetForImageClassification(ResNetConfig(**TINY_RESNET, num_labels=7)).save_pretrained(folder)
+    make_image_processor(16).save_pretrained(folder)
+    return folder
+
+
+def test_a_run_from_scratch_leaves_model_processor_results_and_card(tmp_path: Path) -> None:
+    results = from_scratch(tmp_path, "--max_steps", "8")
+    assert results == {**results, **json.loads((tmp_path / "results.json").read_text())}
+    for name in ("accuracy", "nll", "ece", "pavpu", "pavpu_20_draws", "sparsity", "train_seconds", "evaluated_on"):
+        assert name in results
+    assert results["evaluated_on"] == "split 'test' of digits"
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert model.config.id2label[9] == "9"
+    assert (tmp_path / "preprocessor_config.json").exists()
+    assert f"{results['accuracy']:.4g}"[:4] in (tmp_path / "README.md").read_text()
+
+
+def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp_path: Path) -> None:
+    whole = from_scratch(tmp_path / "whole", "--max_steps", "8", "--lr_scheduler_type", "constant")
+    from_scratch(tmp_path / "parts", "--max_steps", "4", "--lr_scheduler_type", "constant")
+    resumed = from_scratch(tmp_path / "parts", "--max_steps", "8", "--lr_scheduler_type", "constant")
+    assert resumed["nll"] == whole["nll"]
+
+
+def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
+    results = from_scratch(tmp_path, "--max_steps", "4")
+    output = tmp_path / "judged.json"
+    argv = ["--model_name_or_path", str(tmp_path), "--dataset_name", "digits", "--output", str(output), "--use_cpu"]
+    judged = evaluate.main(argv)
+    assert json.loads(output.read_text())["num_images"] == 359
+    for name in ("accuracy", "nll", "ece", "pavpu"):
+        assert judged[name] == pytest.approx(results[name], abs=1e-6)
+
+
+def test_a_frozen_backbone_with_cached_features_is_left_as_it_was(tmp_path: Path, classifier: Path) -> None:
+    argv = ["--model_name_or_path", str(classifier), *COMMON, "--freeze_backbone", "--cache_features"]
+    finetune.main([*argv, "--num_train_epochs", "1", "--output_dir", str(tmp_path)])
+    before = ResNetForImageClassification.from_pretrained(classifier).resnet.state_dict()
+    after = AutoModelForImageClassification.from_pretrained(tmp_path).backbone.resnet.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (tmp_path / "features").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "Pass either --model_name_or_path"),
+        (["--model_type", "resnett"], "--model_type resnett is unknown"),
+        (["--model_type", "resnet", "--config_overrides", "hidden_size=3"], "is no JSON"),
+        (["--model_type", "resnet", "--config_overrides", '{"hiden_sizes": [1]}'], "ResNetConfig has no hiden_sizes"),
+        (["--model_type", "resnet", "--projection", "cubic"], "projection='cubic' is unknown"),
+        (["--model_type", "bert"], "has no image classifier"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_with_a_sentence(argv: list[str], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        finetune.main([*argv, *COMMON, "--output_dir", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bndl_checkpoint_with_other_classes_is_refused(tmp_path: Path, classifier: Path) -> None:
+    argv = ["--model_name_or_path", str(classifier), *COMMON, "--freeze_backbone", "--cache_features"]
+    with pytest.raises(ValueError, match="warm_start starts from a head of 7 classes, but num_labels=10"):
+        finetune.main([*argv, "--warm_start", "--output_dir", str(tmp_path)])
