@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # uv does not read pip's find-links; hand a local wheel folder on to it.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# Packages are installed uncompiled; let the first import keep its bytecode, or every process compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test lint format bench clean
 help:  ## list the targets
