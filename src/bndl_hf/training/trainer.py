@@ -123,7 +123,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         features: list[Tensor] = []
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
-        # In training mode, unless the backbone is frozen: features as the steps to come will see them. A fresh BatchNorm
+        # In training mode, unless the backbone is frozen: features as the steps to come will see them. A new BatchNorm
         # does not normalise yet in evaluation mode, and its features look several times narrower than they will be.
         model.to(self.args.device).train()
         for batch in self.get_train_dataloader():
