@@ -157,7 +157,7 @@ def prepare(arguments: DemoArguments) -> Path:
 def build_model(label_names: list[str]) -> BNDLForImageClassification:
     """A ResNet of two basic blocks, its last layer replaced by BNDL: the default preset with half as many factors.
 
-    With 32 factors five make up 78 % of a typical logit, with 64 only 62 %, at the same accuracy (chosen as in `train`).
+    With 32 factors five make up 78 % of a typical logit, with 64 only 62 %; accuracy is the same (chosen in `train`).
     """
     backbone_config = ResNetConfig(
         num_channels=3,
