@@ -10,6 +10,7 @@ out-of-distribution set, and head.weight [C, D], head.bias [C] of the classifier
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def train_and_judge(
     """Every figure of one head and seed."""
     set_seed(seed)
     num_labels = int(data["train.labels"].max()) + 1
-    layer, recipe = make_head(head, data["train.features"].shape[1], num_labels)
+    layer, recipe = make_head(head, data["train.features"].shape[1], num_labels, **arguments.config)
     recipe = {**recipe, **arguments.training, "disable_tqdm": arguments.quiet}
     dead = dead_loadings(layer, data["train.features"][:4096], data["train.labels"][:4096])
     started = time.perf_counter()
@@ -134,6 +135,7 @@ def report(
         "features": Path(arguments.features).name if arguments.features else "digits (8x8 pixels)",
         "num_training_images": len(data["train.labels"]),
         "reported_rows": [0, report_from] if arguments.choose else [report_from, len(data["test.labels"])],
+        "config": arguments.config,
         "ood_score": OOD_SCORE,
         "environment": describe_environment(),
         "summary": summary,
@@ -280,6 +282,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     heads.add_argument("--epochs", type=float, help="passes over the training images, instead of each head's own")
     heads.add_argument("--learning_rate", type=float, help="learning rate, instead of each head's own")
+    heads.add_argument(
+        "--config", type=json.loads, default={}, help='fields of BNDLConfig over each head\'s own: \'{"bias": "none"}\''
+    )
     heads.add_argument("--output", required=True, help="JSON file, rewritten after every run")
     heads.add_argument("--quiet", action="store_true", help="no progress bars")
 

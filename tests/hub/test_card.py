@@ -5,8 +5,10 @@ import re
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from bndl_hf.hub import create_model_card
+from bndl_hf.training.data import make_image_processor
 
 RESULTS = {"accuracy": 0.9123, "nll": 0.2518, "ece": 0.0119, "pavpu": 0.92, "evaluated_on": "split 'test' of cats"}
 
@@ -49,3 +51,48 @@ def test_no_local_path_gets_into_a_card(resnet_model, tmp_path) -> None:
 def test_a_figure_that_is_no_number_is_refused(resnet_model) -> None:
     with pytest.raises(ValueError, match="accuracy"):
         create_model_card(resnet_model, {"accuracy": float("nan")})
+
+
+def test_neither_figures_nor_the_split_nor_a_windows_path_give_a_folder_away(resnet_model) -> None:
+    results = RESULTS | {
+        "evaluated_on": "split 'test' of /home/somebody/cats",
+        "command": "--output_dir /home/somebody",
+    }
+    figures = ["/home/somebody/maps.png", "../somebody/other.png", "figures/own.png"]
+    card = create_model_card(
+        resnet_model, results, base_model=r"C:\Users\somebody\my-resnet", figures=figures, model_id="/home/somebody/out"
+    )
+    assert "somebody" not in str(card)
+    assert "split: test" in str(card)
+    assert re.findall(r"!\[(.*?)\]", card.text) == ["maps.png", "other.png", "figures/own.png"]
+
+
+def test_a_card_without_results_says_nothing_about_any(resnet_model) -> None:
+    card = create_model_card(resnet_model, {})
+    assert "model-index" not in str(card)
+    assert "## Results" not in card.text
+    assert "license" not in card.data.to_dict()
+
+
+def test_certain_is_explained_by_the_numbers_of_the_model(resnet_model) -> None:
+    # t(19, 97.5 %) = 2.0930, over sqrt(20) draws: a gap of 0.468 standard deviations; the normal tail beyond is 0.320.
+    page = re.sub(r"\s+", " ", create_model_card(resnet_model, RESULTS).text)
+    assert "p < 0.05: would 20 draws" in page
+    assert "a gap of 0.47 standard deviations" in page
+    assert "up to 32.0 % that one draw" in page
+
+
+def test_what_departs_from_the_preset_is_named(resnet_model) -> None:
+    assert "| Preset | `default` |" in create_model_card(resnet_model, {}).text
+    resnet_model.config.kl_global_weight = 0.25
+    assert "| Preset | `default`, with `kl_global_weight=0.25` |" in create_model_card(resnet_model, {}).text
+
+
+def test_the_code_on_the_card_runs(resnet_model, tmp_path, monkeypatch, capsys) -> None:
+    resnet_model.save_pretrained(tmp_path / "cats")
+    make_image_processor(32).save_pretrained(tmp_path / "cats")
+    Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", create_model_card(resnet_model, RESULTS, model_id="cats").text, re.S)[1]
+    exec(code, {})
+    assert "bias:" in capsys.readouterr().out.splitlines()[-1]

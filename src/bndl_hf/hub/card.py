@@ -165,7 +165,9 @@ def _as_number(name: str, value: Any) -> float:
 
 
 def _written(value: float, style: str) -> str:
-    return f"{100 * value:.1f} %" if style == "percent" else f"{value:.3f}"
+    if style == "percent":
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.1e}"
 
 
 def _is_hub_id(name: str | None) -> bool:

@@ -180,6 +180,7 @@ def cached_features(
     starts = range(0, len(dataset), SHARD_SIZE)
     shards = [folder / f"{start:09d}.safetensors" for start in starts]
     missing = [i for i, shard in enumerate(shards) if not shard.exists()]
+    state.wait_for_everyone()  # all processes have looked before any of them writes, so all share the same list
     mine = missing[state.process_index :: state.num_processes]
     total = sum(min(SHARD_SIZE, len(dataset) - starts[i]) for i in mine)
     if missing:
