@@ -1,4 +1,4 @@
-"""Give an image classifier a Bayesian non-negative decision layer and train it.
+r"""Give an image classifier a Bayesian non-negative decision layer and train it.
 
     python scripts/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset_name uoft-cs/cifar10 \
         --freeze_backbone --cache_features --output_dir outputs/vit-cifar10
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -106,6 +107,10 @@ class RunArguments:
     restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
 
 
+class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Examples as they are written, and every flag's default."""
+
+
 def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLForImageClassification, Any]:
     """The classifier with its decision layer, and the image processor that goes with it."""
     labels: dict[str, Any] = {
@@ -155,7 +160,10 @@ def scratch_config(arguments: ModelArguments) -> Any:
 def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments]:
     """The command line, with defaults that suit fine-tuning (or head-only training, with --cache_features)."""
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments), description=__doc__.splitlines()[0]
+        (ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments),
+        usage="finetune.py (--model_name_or_path NAME | --model_type TYPE) --dataset_name NAME [any flag below]",
+        description=__doc__,
+        formatter_class=_Help,
     )
     parser.set_defaults(**FINETUNE_DEFAULTS)
     if "--cache_features" in argv:
