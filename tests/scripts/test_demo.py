@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,10 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, env=environment)
 
 
-def test_the_demo_leaves_a_model_that_predicts_what_it_printed(tmp_path: Path) -> None:
+def test_the_demo_leaves_a_model_that_predicts_what_it_printed_and_the_readme_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    tmp_path = tmp_path / "outputs" / "demo"  # where the README looks for it
     result = run_demo("--output_dir", str(tmp_path), "--max_steps", "20")
     assert result.returncode == 0, result.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
@@ -35,6 +39,12 @@ def test_the_demo_leaves_a_model_that_predicts_what_it_printed(tmp_path: Path) -
     accuracy = (model.predict(test["pixel_values"]).labels == test["labels"]).double().mean().item()
     assert accuracy == pytest.approx(results["accuracy"], abs=1e-9)
     assert torch.isfinite(model(**test).loss)
+
+    readme = (SCRIPT.parents[1] / "README.md").read_text()
+    code = re.search(r"## Eight lines.*?```python\n(.*?)```", readme, flags=re.S)[1]
+    monkeypatch.chdir(tmp_path.parents[1])
+    exec(code, {})
+    assert capsys.readouterr().out.count("certain: ") == 2
 
 
 @pytest.mark.parametrize(
