@@ -113,13 +113,12 @@ class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 
 def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLForImageClassification, Any]:
     """The classifier with its decision layer, and the image processor that goes with it."""
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(dataset.label_names)),
-        "label2id": {name: i for i, name in enumerate(dataset.label_names)},
-    }
+    id2label = dict(enumerate(dataset.label_names))
     name = arguments.model_name_or_path
     if name is None:
-        config = BNDLConfig.from_backbone_config(scratch_config(arguments), **labels, **arguments.config_fields())
+        config = BNDLConfig.from_backbone_config(
+            scratch_config(arguments), id2label=id2label, **arguments.config_fields()
+        )
         return BNDLForImageClassification(config), make_image_processor(arguments.image_size)
     processor = AutoImageProcessor.from_pretrained(name)
     config = AutoConfig.from_pretrained(name)
@@ -132,9 +131,8 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
         overrides = {k: v for k, v in arguments.config_fields().items() if k != "preset"}  # it is built as it was
         return BNDLForImageClassification.from_pretrained(name, **overrides), processor
     model = BNDLForImageClassification.from_backbone_pretrained(
-        name, num_labels=len(dataset.label_names), warm_start=arguments.warm_start, **arguments.config_fields()
+        name, id2label=id2label, warm_start=arguments.warm_start, **arguments.config_fields()
     )
-    model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
     return model, processor
 
 

@@ -274,6 +274,8 @@ class BNDLConfig(PretrainedConfig):
             kwargs.update(id2label=backbone_config.id2label, label2id=backbone_config.label2id)
         elif num_labels is not None:
             kwargs["num_labels"] = num_labels
+        if "id2label" in kwargs:
+            kwargs.setdefault("label2id", {label: index for index, label in kwargs["id2label"].items()})
         return cls(backbone_config=backbone_config, head_name=head_name, feature_dim=feature_dim, **kwargs)
 
 

@@ -96,7 +96,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
             backbone_name_or_path: Hub id or folder of an `XForImageClassification`.
             num_labels: C; None keeps the classifier's own labels.
             warm_start: start the decision layer as the exact non-negative equivalent of the head taken out; needs the
-                classifier's own labels. Features of both signs then take 2 D factors.
+                classifier's own labels, in their order. Features of both signs then take 2 D factors.
             backbone_kwargs: passed on to the classifier's `from_pretrained` (`revision`, `dtype`, `token`, ...).
             **bndl_config_kwargs: fields of `BNDLConfig`.
 
@@ -108,11 +108,11 @@ class BNDLPreTrainedModel(PreTrainedModel):
         """
         classifier = AutoModelForImageClassification.from_pretrained(backbone_name_or_path, **(backbone_kwargs or {}))
         head_name, feature_dim = find_head(classifier)
-        old_labels = classifier.config.num_labels
-        if warm_start and num_labels not in (None, old_labels):
+        asked, old = len(bndl_config_kwargs.get("id2label", {})) or num_labels, classifier.config.num_labels
+        if warm_start and asked not in (None, old):
             raise ValueError(
-                f"warm_start starts from a head of {old_labels} classes, but num_labels={num_labels}; leave "
-                "num_labels out, or pass warm_start=False for new classes."
+                f"warm_start starts from a head of {old} classes, but num_labels={asked}; leave num_labels out, or "
+                "pass warm_start=False for new classes."
             )
         head = detach_head(classifier, head_name)
         signed = False
