@@ -6,6 +6,7 @@ the result on disk, keyed by everything that decides it. Read trainer.py next.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -111,7 +112,7 @@ def fit_decision_layer(
         arguments = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **training_arguments}
         arguments = BNDLTrainingArguments(**arguments)
         torch.manual_seed(arguments.seed)
-        layer = BNDLDecisionLayer(config) if layer is None else layer
+        layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer
         trainer = BNDLTrainer(
             model=layer,
             args=arguments,

@@ -21,7 +21,7 @@ from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
-from bndl_hf.training.features import cached_features, keep_batch
+from bndl_hf.training.features import FeatureDataset, cached_features, keep_batch
 from bndl_hf.uncertainty import pavpu_from_p_value, summarize
 
 # Images from which the spread of the features is measured before end-to-end training; a standard deviation from 2,048
@@ -115,27 +115,25 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
     def _first_features(self, count: int) -> Tensor:
         """Features [n, D] of the first training images, n >= count over all processes if there are as many.
 
-        Every process has its own; for a decision layer alone n is the whole dataset.
+        Every process has its own. In training mode, unless the backbone is frozen: features as the steps to come will
+        see them (a new BatchNorm does not normalise yet in evaluation mode, and its features look several times
+        narrower than they will be). Statistics and random numbers are as before when it is done.
         """
-        dataset = self.train_dataset
-        if isinstance(self.model, BNDLDecisionLayer) and hasattr(dataset, "features"):
-            return dataset.features.to(self.args.device)
         features: list[Tensor] = []
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
-        # In training mode, unless the backbone is frozen: features as the steps to come will see them. A new BatchNorm
-        # does not normalise yet in evaluation mode, and its features look several times narrower than they will be.
         model.to(self.args.device).train()
-        for batch in self.get_train_dataloader():
-            inputs = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
-                features.append(
-                    inputs["features"]
-                    if "features" in inputs
-                    else model.extract_features(inputs["pixel_values"]).logits
-                )
-            if sum(map(len, features)) * self.args.world_size >= count:
-                break
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        with torch.random.fork_rng():
+            for batch in self.get_train_dataloader():
+                inputs = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    known = inputs.get("features")
+                    features.append(model.extract_features(inputs["pixel_values"]).logits if known is None else known)
+                if sum(map(len, features)) * self.args.world_size >= count:
+                    break
+        for buffer, before in buffers:
+            buffer.copy_(before)
         model.train(was_training)
         return torch.cat(features).float()
 
@@ -178,17 +176,21 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         model = self.model
         if not isinstance(model, BNDLForImageClassification):
             raise ValueError(f"cache_features=True needs a BNDLForImageClassification, not a {type(model).__name__}.")
-        datasets = {"train": self.train_dataset, **self._eval_datasets()}
-        cached = {
-            name: cached_features(model, dataset, self.args, self.processing_class, self.data_collator, name)
-            for name, dataset in datasets.items()
-        }
-        train_dataset = cached.pop("train")
+
+        def cached(dataset: Any, name: str) -> FeatureDataset:
+            return cached_features(model, dataset, self.args, self.processing_class, self.data_collator, name)
+
+        train_dataset = cached(self.train_dataset, "train")
+        eval_dataset: Any = None if self.args.eval_strategy == "no" else self.eval_dataset
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: cached(dataset, name) for name, dataset in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = cached(eval_dataset, "eval")
         head = BNDLTrainer(
             model=model.decision_layer,
             args=self._head_arguments(),
             train_dataset=train_dataset,
-            eval_dataset=cached.get("eval", cached) or None,
+            eval_dataset=eval_dataset,
             data_collator=keep_batch,
             compute_metrics=self._metrics_of_user,
             optimizers=(self.optimizer, self.lr_scheduler),
@@ -198,11 +200,6 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         self.state: TrainerState = head.state
         model.config.num_training_images = len(train_dataset)
         return output
-
-    def _eval_datasets(self) -> dict[str, Any]:
-        if self.eval_dataset is None or self.args.eval_strategy == "no":
-            return {}
-        return self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
 
     def _head_arguments(self) -> BNDLTrainingArguments:
         arguments = copy.copy(self.args)
@@ -255,10 +252,12 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
     def _judge(self, prediction: EvalPrediction) -> dict[str, float]:
         """Accuracy, and how far the probabilities can be trusted; then the user's own metrics."""
         logits, probs, p_value, *sampled = prediction.predictions
-        metrics = summarize(torch.from_numpy(probs), torch.from_numpy(prediction.label_ids), torch.from_numpy(p_value))
+        threshold = self.decision_layer.config.certainty_threshold
+        labels = torch.from_numpy(prediction.label_ids)
+        metrics = summarize(torch.from_numpy(probs), labels, torch.from_numpy(p_value), threshold)
         if sampled:
-            correct = torch.from_numpy(probs.argmax(-1) == prediction.label_ids)
-            counts = pavpu_from_p_value(torch.from_numpy(sampled[0]), correct)
+            correct = torch.from_numpy(probs).argmax(dim=-1) == labels
+            counts = pavpu_from_p_value(torch.from_numpy(sampled[0]), correct, threshold)
             metrics[f"pavpu_{self.args.num_eval_samples}_draws"] = counts.pavpu
         metrics["sparsity"] = self.decision_layer.sparsity()
         if self._metrics_of_user is not None:
