@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
-from bndl_hf.training.data import DataArguments, check_labels, collate, load_image_dataset
+from bndl_hf.training.data import DataArguments, collate, load_image_dataset
 from bndl_hf.training.results import describe_environment, write_json
 
 MEANINGS = {
@@ -47,9 +47,13 @@ def evaluate(arguments: EvaluateArguments, data_arguments: DataArguments) -> dic
     model = BNDLForImageClassification.from_pretrained(arguments.model_name_or_path)
     processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    is_named = names != [f"LABEL_{i}" for i in range(len(names))]  # a model without names goes by the numbers
+    is_named = names != [f"LABEL_{i}" for i in range(len(names))]
     dataset = load_image_dataset(data_arguments, evaluation_only=True, label_names=names if is_named else None)
-    check_labels(dataset.test, dataset.label_column, len(names), dataset.sources["test"])
+    if len(dataset.label_names) != len(names):
+        raise ValueError(
+            f"{arguments.model_name_or_path} has {len(names)} classes without names, {dataset.sources['test']} has "
+            f"{len(dataset.label_names)}, so they cannot be matched; set model.config.id2label and save it again."
+        )
     settings = BNDLTrainingArguments(
         output_dir="outputs/evaluate",
         per_device_eval_batch_size=arguments.batch_size,
@@ -90,4 +94,5 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+        sentence = str(error).strip().splitlines()[-1]  # a DataLoader worker puts its traceback before the sentence
+        raise SystemExit(f"{type(error).__name__}: {sentence.removeprefix('ValueError: ')}") from error

@@ -107,6 +107,15 @@ class RunArguments:
     restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
 
 
+def known_classes(name: str | None) -> list[str] | None:
+    """Names of the classes a BNDL checkpoint knows, in its order; None for anything else."""
+    config = None if name is None else AutoConfig.from_pretrained(name)
+    if config is None or config.model_type != "bndl":
+        return None
+    names = [config.id2label[i] for i in range(config.num_labels)]
+    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
+
+
 class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Examples as they are written, and every flag's default."""
 
@@ -165,7 +174,8 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingA
     )
     parser.set_defaults(**FINETUNE_DEFAULTS)
     if "--cache_features" in argv:
-        parser.set_defaults(**HEAD_DEFAULTS, freeze_backbone=True)
+        ours = {"freeze_backbone": True, "per_device_eval_batch_size": FINETUNE_DEFAULTS["per_device_eval_batch_size"]}
+        parser.set_defaults(**{**HEAD_DEFAULTS, **ours})
     return parser.parse_args_into_dataclasses(argv)
 
 
@@ -177,7 +187,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
 
     with arguments.main_process_first(desc="reading the dataset"):
-        dataset = load_image_dataset(data_arguments)
+        dataset = load_image_dataset(data_arguments, label_names=known_classes(model_arguments.model_name_or_path))
     model, processor = build_model(model_arguments, dataset)
     augmentation = "none" if arguments.cache_features else data_arguments.augmentation
     if dataset.validation is not None and arguments.eval_strategy == "no":
@@ -198,6 +208,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     train = trainer.train(resume_from_checkpoint=checkpoint)
     train_seconds = time.perf_counter() - started
 
+    trainer.save_model()
+
     part = next((p for p in ("test", "validation") if getattr(dataset, p) is not None), None)
     metrics = {}
     if part is not None:
@@ -213,7 +225,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "seed": arguments.seed,
         "environment": {**describe_environment(), "processes": arguments.world_size},
     }
-    trainer.save_model()
     if trainer.is_world_process_zero():
         write_json(f"{arguments.output_dir}/results.json", results)
         card = create_model_card(
@@ -238,4 +249,5 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+        sentence = str(error).strip().splitlines()[-1]  # a DataLoader worker puts its traceback before the sentence
+        raise SystemExit(f"{type(error).__name__}: {sentence.removeprefix('ValueError: ')}") from error

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoConfig, ResNetConfig, ViTConfig
 
 from bndl_hf import BNDLConfig
-from bndl_hf.model.configuration_bndl import PRESETS
+from bndl_hf.model.presets import PRESETS
 from model.tiny import tiny_backbone_config
 
 
@@ -114,3 +114,23 @@ def test_a_value_that_does_not_fit_is_an_error_that_says_what_does(kwargs, says)
 def test_a_width_of_zero_is_an_error():
     with pytest.raises(ValueError, match="feature_dim=0 must be 1 or more"):
         BNDLConfig(feature_dim=0)
+
+
+def test_a_saved_configuration_does_not_change_its_preset_in_name_only(tmp_path):
+    BNDLConfig(feature_dim=4, num_labels=3).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="preset='released', but this configuration was made with 'default'"):
+        BNDLConfig.from_pretrained(tmp_path, preset="released")
+    assert BNDLConfig.from_pretrained(tmp_path, preset="default").preset == "default"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"num_labels": 1}, "num_labels=1: a decision is between 2 classes or more"),
+        ({"score_threshold": "a"}, "score_threshold='a' must be a number"),
+        ({"num_factors": 2.5}, "num_factors=2.5 must be a whole number"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(values, says):
+    with pytest.raises(ValueError, match=says):
+        BNDLConfig(**{"feature_dim": 4, "num_labels": 3, **values})

@@ -171,7 +171,7 @@ def test_saving_again_changes_nothing(tmp_path, model):
     assert first == saved[0]
 
 
-def test_the_saved_configuration_names_every_auto_class_and_no_local_path(tmp_path):
+def test_the_saved_configuration_names_no_local_path_and_no_code_that_is_not_there(tmp_path):
     backbone_folder = tmp_path / "my_backbone"
     AutoModelForImageClassification.from_config(tiny_backbone_config("vit", num_labels=3)).save_pretrained(
         backbone_folder
@@ -185,7 +185,7 @@ def test_the_saved_configuration_names_every_auto_class_and_no_local_path(tmp_pa
         assert str(tmp_path) not in text
         saved = json.loads(text)
         assert not saved["backbone_config"].get("_name_or_path")
-        assert set(saved["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForImageClassification"}
+        assert "auto_map" not in saved  # it would promise code that is not in the folder
 
 
 # ---- from a backbone ----

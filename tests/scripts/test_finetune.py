@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from bndl_hf.training.data import make_image_processor
@@ -104,3 +106,42 @@ def test_a_bndl_checkpoint_with_other_classes_is_refused(tmp_path: Path, classif
     argv = ["--model_name_or_path", str(classifier), *COMMON, "--freeze_backbone", "--cache_features"]
     with pytest.raises(ValueError, match="warm_start starts from a head of 7 classes, but num_labels=10"):
         finetune.main([*argv, "--warm_start", "--output_dir", str(tmp_path)])
+
+
+def test_a_bndl_checkpoint_keeps_its_classes_in_their_order(tmp_path: Path) -> None:
+    from_scratch(tmp_path / "first", "--max_steps", "1")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "first")
+    names = [str(9 - i) for i in range(10)]
+    model.config.id2label, model.config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+    model.save_pretrained(tmp_path / "reversed")
+    make_image_processor(32).save_pretrained(tmp_path / "reversed")
+    argv = ["--model_name_or_path", str(tmp_path / "reversed"), *COMMON, "--learning_rate", "0", "--max_steps", "1"]
+    again = ["--decision_layer_learning_rate", "0", "--augmentation", "none", "--output_dir", str(tmp_path / "second")]
+    results = finetune.main([*argv, *again])
+    argv = ["--model_name_or_path", str(tmp_path / "reversed"), "--dataset_name", "digits", "--use_cpu"]
+    judged = evaluate.main([*argv, "--output", str(tmp_path / "judged.json")])
+    assert results["accuracy"] == judged["accuracy"]
+
+
+def test_head_only_checkpoints_are_not_taken_for_whole_models(tmp_path: Path, classifier: Path) -> None:
+    argv = ["--model_name_or_path", str(classifier), *COMMON, "--freeze_backbone", "--output_dir", str(tmp_path)]
+    finetune.main([*argv, "--cache_features", "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "2"])
+    with pytest.raises(ValueError, match="holds a decision layer alone, which end-to-end training cannot go on from"):
+        finetune.main([*argv, "--max_steps", "4"])
+
+
+def test_an_unreadable_image_is_named_even_by_a_worker(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / label / "good.png")
+    (tmp_path / "images" / "cat" / "bad.jpg").write_bytes(b"no image")
+    argv = ["--model_type", "resnet", "--config_overrides", json.dumps(TINY_RESNET), "--image_size", "32", "--use_cpu"]
+    more = ["--dataset_name", str(tmp_path / "images"), "--output_dir", str(tmp_path / "out")]
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / "finetune.py", *argv, *more, "--dataloader_num_workers", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "bad.jpg" in result.stderr.strip().splitlines()[-1]
+    assert "--skip_bad_images" in result.stderr.strip().splitlines()[-1]

@@ -146,6 +146,32 @@ def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path
     torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
 
 
+def test_the_first_look_at_the_features_leaves_no_trace(tmp_path: Path) -> None:
+    trainer = runs.make_trainer(tmp_path, model=runs.classifier("resnet"))
+    before, state = runs.weights(trainer.model), torch.get_rng_state()
+    trainer._prepare_decision_layer()
+    after = runs.weights(trainer.model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decision_layer.feature_scale"}
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_evaluation_set_called_train_is_not_trained_on(tmp_path: Path) -> None:
+    sets = {"train": runs.images(4), "eval": runs.images(8), "other": runs.images(6)}
+    trainer = runs.make_trainer(
+        tmp_path,
+        freeze_backbone=True,
+        cache_features=True,
+        eval_dataset=sets,
+        eval_strategy="epoch",
+        num_train_epochs=1,
+    )
+    trainer.train()
+    assert trainer.model.config.num_training_images == 16
+    logged = {key for entry in trainer.state.log_history for key in entry}
+    assert {f"eval_{name}_accuracy" for name in sets} <= logged
+
+
 def test_bfloat16_training_stays_finite(tmp_path: Path) -> None:
     trainer = runs.make_trainer(tmp_path, max_steps=3, bf16=True, eval_dataset=runs.images(6, seed=1))
     trainer.train()

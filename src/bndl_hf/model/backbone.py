@@ -76,6 +76,11 @@ def find_head(classifier: PreTrainedModel) -> tuple[str, int]:
     try:
         with torch.no_grad():
             result = classifier.eval()(pixel_values=example_pixel_values(classifier))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(classifier).__name__} cannot be run on pixel values alone ({error}), so its head cannot be found; "
+            "pass its name as head_name, or use an architecture that reads pixel_values (vit, swin, resnet, ...)."
+        ) from error
     finally:
         classifier.train(was_training)
         for hook in hooks:
@@ -96,8 +101,12 @@ def find_head(classifier: PreTrainedModel) -> tuple[str, int]:
             + "BNDL replaces one layer; use the variant with one head (for example DeiTForImageClassification "
             "or LevitForImageClassification instead of ...WithTeacher)."
         )
-    head = layers[makers[-1]]
-    return makers[-1], head.in_features if isinstance(head, nn.Linear) else head.in_channels
+    return makers[-1], input_width(layers[makers[-1]])
+
+
+def input_width(head: nn.Linear | nn.Conv2d) -> int:
+    """D, the number of features a head reads."""
+    return head.in_features if isinstance(head, nn.Linear) else head.in_channels
 
 
 def detach_head(classifier: PreTrainedModel, head_name: str) -> nn.Linear | nn.Conv2d:
@@ -116,8 +125,7 @@ def detach_head(classifier: PreTrainedModel, head_name: str) -> nn.Linear | nn.C
             f"head_name={head_name!r} {found} in {type(classifier).__name__}; BNDL replaces an nn.Linear. The last "
             f"Linear layers here: {', '.join(linear)}. Pass one of them as head_name."
         )
-    feature_dim = head.in_features if isinstance(head, nn.Linear) else head.in_channels
-    setattr(modules[parent_name], attribute, DetachedHead(feature_dim))
+    setattr(modules[parent_name], attribute, DetachedHead(input_width(head)))
     return head
 
 

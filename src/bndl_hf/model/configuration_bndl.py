@@ -13,64 +13,7 @@ from typing import Any, ClassVar
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .backbone import build_classifier, find_head, public_config
-
-# One row per field a preset decides. "default" is ours: chosen by measurement (docs/benchmarks.md). "released" is the
-# head of the authors' ViT script, "released_resnet" that of their ResNet script (App. A.1 and the released code).
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {
-        "objective": "exact",
-        "projection": "linear",
-        "normalize_features": True,
-        "score_threshold": 0.0,
-        "loading_threshold": 0.0,
-        "score_concentration": "per_factor",
-        "score_concentration_input": "features",
-        "loading_concentration": "per_entry",
-        "min_concentration": 0.3,
-        "max_concentration": 1e4,
-        "kl_global_weight": 1.0,
-        "kl_global_scaling": "per_image",
-        "score_prior_concentration": 5.0,
-        "score_prior_rate": 5.0,
-        "score_scale_floor": 0.1,
-        "loading_scale_floor": 1e-3,
-        "bias": "free",
-        "loading_init": "alive",
-    },
-    "released": {
-        "objective": "sampled",
-        "projection": "linear",
-        "normalize_features": False,
-        "score_threshold": 0.0,
-        "loading_threshold": 0.02,
-        "score_concentration": "per_image",
-        "score_concentration_input": "score_mean",
-        "loading_concentration": "per_factor",
-        "min_concentration": 0.0,
-        "max_concentration": 1e6,
-        "kl_local_weight": 1e-6,
-        "kl_global_weight": 1e-6,
-        "kl_global_scaling": "per_factor",
-        "score_prior_concentration": 1.0,
-        "score_prior_rate": 1.0,
-        "score_scale_floor": 1e-10,
-        "loading_scale_floor": 1e-10,
-        "bias": "non_negative",
-        "loading_init": "linear",
-    },
-}
-PRESETS["released_resnet"] = {
-    **PRESETS["released"],
-    "projection": "none",
-    "score_threshold": 1.0,
-    "loading_threshold": 0.0,
-    "score_concentration_input": "features",
-    "kl_global_weight": 0.0,
-}
-
-# Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
-# not, so an equal pull on every image whatever K is needs a weight of 0.03/K (docs/benchmarks.md has what chose 0.03).
-KL_LOCAL_BUDGET = 0.03
+from .presets import KL_LOCAL_BUDGET, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
@@ -205,7 +148,25 @@ class BNDLConfig(PretrainedConfig):
         super().__post_init__(**kwargs)
         self._check_fields()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> BNDLConfig:
+        """As `PretrainedConfig.from_dict`; a saved configuration keeps its preset, whose values it has written down."""
+        if kwargs.get("preset", config_dict.get("preset")) != config_dict.get("preset"):
+            raise ValueError(
+                f"preset={kwargs['preset']!r}, but this configuration was made with {config_dict.get('preset')!r} and "
+                "holds its values; pass the fields that should change, or make a new configuration."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def _check_fields(self) -> None:
+        for name in (*_POSITIVE, *_NON_NEGATIVE, "certainty_threshold"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a number.")
+        for name in ("feature_dim", "num_factors", "projection_dim", "num_samples", "num_training_images"):
+            if not isinstance(getattr(self, name), int | None):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
+        if self.num_labels < 2:
+            raise ValueError(f"num_labels={self.num_labels}: a decision is between 2 classes or more.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")

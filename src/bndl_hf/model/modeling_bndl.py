@@ -18,18 +18,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .backbone import build_classifier, detach_head, example_pixel_values, find_head, num_channels
+from .backbone import build_classifier, detach_head, example_pixel_values, find_head, input_width, num_channels
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
 from .evidence import Evidence
 from .predictive import BNDLPrediction
 from .warm_start import start_from_dense
-
-AUTO_MAP = {
-    "AutoConfig": "configuration_bndl.BNDLConfig",
-    "AutoModel": "modeling_bndl.BNDLModel",
-    "AutoModelForImageClassification": "modeling_bndl.BNDLForImageClassification",
-}
 
 
 @dataclass
@@ -87,6 +81,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
         backbone_name_or_path: str | os.PathLike[str],
         num_labels: int | None = None,
         warm_start: bool = False,
+        head_name: str | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         **bndl_config_kwargs: Any,
     ) -> BNDLPreTrainedModel:
@@ -97,6 +92,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
             num_labels: C; None keeps the classifier's own labels.
             warm_start: start the decision layer as the exact non-negative equivalent of the head taken out; needs the
                 classifier's own labels, in their order. Features of both signs then take 2 D factors.
+            head_name: the layer to replace, by its dotted name; None finds the one that makes the logits.
             backbone_kwargs: passed on to the classifier's `from_pretrained` (`revision`, `dtype`, `token`, ...).
             **bndl_config_kwargs: fields of `BNDLConfig`.
 
@@ -107,14 +103,24 @@ class BNDLPreTrainedModel(PreTrainedModel):
             >>> BNDLForImageClassification.from_backbone_pretrained("google/vit-base-patch16-224", num_labels=10)
         """
         classifier = AutoModelForImageClassification.from_pretrained(backbone_name_or_path, **(backbone_kwargs or {}))
-        head_name, feature_dim = find_head(classifier)
-        asked, old = len(bndl_config_kwargs.get("id2label", {})) or num_labels, classifier.config.num_labels
-        if warm_start and asked not in (None, old):
-            raise ValueError(
-                f"warm_start starts from a head of {old} classes, but num_labels={asked}; leave num_labels out, or "
-                "pass warm_start=False for new classes."
-            )
+        if classifier.config.model_type == "bndl":
+            raise ValueError(f"{backbone_name_or_path} has a BNDL layer already; load it with from_pretrained.")
+        labels, old_labels = bndl_config_kwargs.get("id2label"), classifier.config.id2label
+        if warm_start:
+            asked, old = len(labels or ()) or num_labels, len(old_labels)
+            if asked not in (None, old):
+                raise ValueError(
+                    f"warm_start starts from a head of {old} classes, but num_labels={asked}; leave num_labels out, or "
+                    "pass warm_start=False for new classes."
+                )
+            if labels and labels != old_labels and old_labels[0] != "LABEL_0":
+                raise ValueError(
+                    f"warm_start keeps the head's classes in their order ({', '.join(old_labels.values())}), but "
+                    f"id2label says {', '.join(labels.values())}; leave it out, or pass warm_start=False."
+                )
+        head_name = find_head(classifier)[0] if head_name is None else head_name
         head = detach_head(classifier, head_name)
+        feature_dim = input_width(head)
         signed = False
         if warm_start:
             with torch.no_grad():
@@ -152,11 +158,6 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 "for new classes wrap its backbone with from_backbone_pretrained(...), or pass "
                 "ignore_mismatched_sizes=True to start the layers that differ afresh."
             ) from error
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save as usual; the configuration names every Auto class, so that `AutoModel` opens what was saved here."""
-        self.config.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, **kwargs)
 
     def freeze_backbone(self) -> None:
         """Train the decision layer only; the backbone keeps its weights and stays in evaluation mode."""

@@ -87,7 +87,8 @@ def gap_moments(
 def exact_log_probs(scores: WeibullPosterior, loadings: WeibullPosterior, bias: Tensor, reference: Tensor) -> Tensor:
     """Log of the mean-field predictive, [B, C]: log_softmax_c of (E l_c - E l_r) / sqrt(1 + pi/8 Var(l_c - l_r)).
 
-    The reference r is the top class when predicting, the label when training; either leaves a proper distribution.
+    For one reference r this is a proper distribution. Departure: predicting takes the top class for r, training each
+    image's label, so that nothing has to be ranked; the two differ by a few thousandths of probability.
     """
     return _mean_field_log_probs(*gap_moments(scores, loadings, bias, reference))
 

@@ -38,7 +38,8 @@ class BNDLTrainingArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "With --freeze_backbone: run the backbone once over every image, keep the features on disk, and "
-            "train on those, tens of thousands of images a second. One view per image, so without random augmentation."
+            "train on those, some ten thousand images a second on a CPU core. One view per image, so without random "
+            "augmentation."
         },
     )
     feature_cache_dir: str | None = field(

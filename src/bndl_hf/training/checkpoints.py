@@ -19,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
+
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
 
 logger = logging.get_logger(__name__)
 
@@ -72,6 +74,14 @@ class SafeCheckpoints(Trainer):
             problem = checkpoint_problem(Path(resume_from_checkpoint))
             if problem is not None:
                 raise ValueError(f"{resume_from_checkpoint} cannot be resumed: {problem}.")
+        if resume_from_checkpoint and isinstance(self.model, PreTrainedModel | BNDLDecisionLayer):
+            is_whole = (Path(resume_from_checkpoint) / CONFIG_NAME).exists()
+            if is_whole != isinstance(self.model, PreTrainedModel):
+                held, wanted = ("a whole model", "head-only") if is_whole else ("a decision layer alone", "end-to-end")
+                raise ValueError(
+                    f"{resume_from_checkpoint} holds {held}, which {wanted} training cannot go on from; use another "
+                    "output_dir, or start afresh."
+                )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -21,7 +21,7 @@ from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
-from bndl_hf.training.features import FeatureDataset, cached_features, keep_batch
+from bndl_hf.training.features import HEAD_DEFAULTS, FeatureDataset, cached_features, keep_batch
 from bndl_hf.uncertainty import pavpu_from_p_value, summarize
 
 # Images from which the spread of the features is measured before end-to-end training; a standard deviation from 2,048
@@ -205,6 +205,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         arguments = copy.copy(self.args)
         arguments.freeze_backbone = arguments.cache_features = False
         arguments.dataloader_num_workers = 0
+        arguments.per_device_eval_batch_size = HEAD_DEFAULTS["per_device_eval_batch_size"]
         return arguments
 
     # ---- evaluation ----
