@@ -298,3 +298,24 @@ def test_labels_out_of_range_and_unknown_methods_are_errors(model, pixel_values)
         model.predict(pixel_values, method="dropout")
     with pytest.raises(ValueError, match="num_samples=1: a t-test needs 2 draws"):
         model.predict(pixel_values, method="monte_carlo", num_samples=1)
+
+
+def test_a_warm_start_refuses_the_same_number_of_other_classes(tmp_path):
+    config = tiny_backbone_config("resnet", num_labels=2)
+    config.id2label, config.label2id = {0: "cat", 1: "dog"}, {"cat": 0, "dog": 1}
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"in their order \(cat, dog\), but id2label says dog, cat"):
+        BNDLForImageClassification.from_backbone_pretrained(tmp_path, warm_start=True, id2label={0: "dog", 1: "cat"})
+    same = BNDLForImageClassification.from_backbone_pretrained(tmp_path, warm_start=True, id2label=config.id2label)
+    assert same.config.label2id == {"cat": 0, "dog": 1}
+
+
+def test_the_head_may_be_named_and_is_not_wrapped_twice(tmp_path):
+    AutoModelForImageClassification.from_config(tiny_backbone_config("vit", num_labels=2)).save_pretrained(
+        tmp_path / "a"
+    )
+    model = BNDLForImageClassification.from_backbone_pretrained(tmp_path / "a", head_name="classifier")
+    assert model.config.head_name == "classifier"
+    model.save_pretrained(tmp_path / "b")
+    with pytest.raises(ValueError, match="has a BNDL layer already; load it with from_pretrained"):
+        BNDLForImageClassification.from_backbone_pretrained(tmp_path / "b")
