@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .backbone import build_classifier, detach_head, example_pixel_values, find_head, input_width, num_channels
+from .backbone import build_classifier, detach_head, num_channels
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
 from .evidence import Evidence
 from .predictive import BNDLPrediction
-from .warm_start import start_from_dense
+from .wrapping import wrap_classifier
 
 
 @dataclass
@@ -105,37 +105,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
         classifier = AutoModelForImageClassification.from_pretrained(backbone_name_or_path, **(backbone_kwargs or {}))
         if classifier.config.model_type == "bndl":
             raise ValueError(f"{backbone_name_or_path} has a BNDL layer already; load it with from_pretrained.")
-        labels, old_labels = bndl_config_kwargs.get("id2label"), classifier.config.id2label
-        if warm_start:
-            asked, old = len(labels or ()) or num_labels, len(old_labels)
-            if asked not in (None, old):
-                raise ValueError(
-                    f"warm_start starts from a head of {old} classes, but num_labels={asked}; leave num_labels out, or "
-                    "pass warm_start=False for new classes."
-                )
-            if labels and labels != old_labels and old_labels[0] != "LABEL_0":
-                raise ValueError(
-                    f"warm_start keeps the head's classes in their order ({', '.join(old_labels.values())}), but "
-                    f"id2label says {', '.join(labels.values())}; leave it out, or pass warm_start=False."
-                )
-        head_name = find_head(classifier)[0] if head_name is None else head_name
-        head = detach_head(classifier, head_name)
-        feature_dim = input_width(head)
-        signed = False
-        if warm_start:
-            with torch.no_grad():
-                example = example_pixel_values(classifier, batch_size=8)
-                signed = bool((classifier.eval()(pixel_values=example).logits < 0).any())
-            bndl_config_kwargs.setdefault("num_factors", 2 * feature_dim if signed else feature_dim)
-        config = cls.config_class.from_head(
-            classifier.config, head_name, feature_dim, num_labels=num_labels, **bndl_config_kwargs
-        )
-        model = cls(config)
-        model.backbone = classifier
-        model.to(classifier.dtype)
-        if warm_start:
-            start_from_dense(model.decision_layer, head.weight, head.bias, signed=signed)
-        return model.eval()
+        return wrap_classifier(cls, classifier, num_labels, warm_start, head_name, bndl_config_kwargs)
 
     @classmethod
     def from_pretrained(
