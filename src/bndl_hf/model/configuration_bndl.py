@@ -8,10 +8,12 @@ changes later. Read decision_layer.py next: it turns these fields into posterior
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from .artefact import CODE_ENTRIES, naming_the_code_in
 from .backbone import build_classifier, find_head, public_config
 from .presets import KL_LOCAL_BUDGET, PRESETS
 
@@ -37,6 +39,9 @@ _POSITIVE = (
     "max_concentration",
 )
 _NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
+
+# Counted up whenever older code would read a new configuration wrongly.
+FORMAT_VERSION = 1
 
 
 class BNDLConfig(PretrainedConfig):
@@ -82,6 +87,7 @@ class BNDLConfig(PretrainedConfig):
         certainty_threshold (`float`): `is_certain` is p_value below this fraction. .05: the paper's value, Sec. 5.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
             loadings' KL when that is scaled "per_image".
+        format_version (`int`): of the saved configuration; a newer one than this code knows is refused.
 
     Raises:
         ValueError: for an unknown preset or a field value out of its range, naming both.
@@ -132,6 +138,7 @@ class BNDLConfig(PretrainedConfig):
     num_samples: int = 20
     certainty_threshold: float = 0.05
     num_training_images: int | None = None
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.preset not in PRESETS:
@@ -151,12 +158,33 @@ class BNDLConfig(PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> BNDLConfig:
         """As `PretrainedConfig.from_dict`; a saved configuration keeps its preset, whose values it has written down."""
+        if config_dict.get("model_type", "bndl") != "bndl":
+            raise ValueError(
+                f"This is a {config_dict['model_type']} checkpoint, not a BNDL one. Wrap an image classifier with "
+                "from_backbone_pretrained(...); load any other model with its own class."
+            )
+        if (version := config_dict.get("format_version", 1)) > FORMAT_VERSION:
+            raise ValueError(
+                f"The configuration has format_version={version}, which a newer bndl-hf wrote; this one reads up to "
+                f"{FORMAT_VERSION}. Upgrade it with `pip install -U bndl-hf`."
+            )
         if kwargs.get("preset", config_dict.get("preset")) != config_dict.get("preset"):
             raise ValueError(
                 f"preset={kwargs['preset']!r}, but this configuration was made with {config_dict.get('preset')!r} and "
                 "holds its values; pass the fields that should change, or make a new configuration."
             )
+        if not cls.is_remote_code():  # the installed classes and pipelines are used, not those beside the weights
+            config_dict = {k: v for k, v in config_dict.items() if k not in CODE_ENTRIES}
         return super().from_dict(config_dict, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As `PretrainedConfig.save_pretrained`; names the classes and pipelines whose code lies in the folder.
+
+        `save_pretrained` of a model puts the code there, so that `trust_remote_code=True` loads it where this package
+        is not installed.
+        """
+        with naming_the_code_in(save_directory, self):
+            super().save_pretrained(save_directory, *args, **kwargs)
 
     def _check_fields(self) -> None:
         for name in (*_POSITIVE, *_NON_NEGATIVE, "certainty_threshold"):

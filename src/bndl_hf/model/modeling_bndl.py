@@ -22,6 +22,8 @@ from .backbone import build_classifier, detach_head, num_channels
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
 from .evidence import Evidence
+from .loading import check_all_weights_were_there, loading_errors_in_words
+from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
 from .predictive import BNDLPrediction
 from .wrapping import wrap_classifier
 
@@ -110,24 +112,22 @@ class BNDLPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
-    ) -> BNDLPreTrainedModel:
+    ) -> Any:
         """Load as any transformers model.
 
         Raises:
-            ValueError: when `num_labels`, `num_factors` or another field passed here does not fit the saved weights.
+            ValueError: the weights are damaged, incomplete, or do not fit the configuration or a field passed here;
+                or the checkpoint is no BNDL model's, or was written by a newer version.
         """
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            passed = ", ".join(f"{k}={v!r}" for k, v in kwargs.items() if k in cls.config_class.__dataclass_fields__)
-            passed = passed or f"num_labels={kwargs.get('num_labels')}"
-            raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} do not fit {passed}. Load the checkpoint without it; "
-                "for new classes wrap its backbone with from_backbone_pretrained(...), or pass "
-                "ignore_mismatched_sizes=True to start the layers that differ afresh."
-            ) from error
+        fields = cls.config_class.__dataclass_fields__
+        passed = {name: value for name, value in kwargs.items() if name in fields or name == "num_labels"}
+        wants_info = kwargs.pop("output_loading_info", False)
+        with loading_errors_in_words(pretrained_model_name_or_path, passed):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        check_all_weights_were_there(pretrained_model_name_or_path, info, len(model.state_dict()))
+        return (model, info) if wants_info else model
 
     def freeze_backbone(self) -> None:
         """Train the decision layer only; the backbone keeps its weights and stays in evaluation mode."""
@@ -166,6 +166,8 @@ class BNDLPreTrainedModel(PreTrainedModel):
 class BNDLModel(BNDLPreTrainedModel):
     """Images to factor scores: the non-negative representation the classifier decides on."""
 
+    _auto_class = "AutoModel"  # `save_pretrained` puts this file and its siblings beside the weights
+
     def forward(
         self,
         pixel_values: Tensor,
@@ -194,6 +196,10 @@ class BNDLModel(BNDLPreTrainedModel):
 
 class BNDLForImageClassification(BNDLPreTrainedModel):
     """An image classifier that knows how sure it is and of what its decision consists."""
+
+    _auto_class = (
+        "AutoModelForImageClassification"  # `save_pretrained` puts this file and its siblings beside the weights
+    )
 
     def forward(
         self,
@@ -267,4 +273,10 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-__all__ = ["BNDLForImageClassification", "BNDLModel", "BNDLPreTrainedModel"]
+__all__ = [
+    "BNDLAnswerPipeline",
+    "BNDLForImageClassification",
+    "BNDLImageClassificationPipeline",
+    "BNDLModel",
+    "BNDLPreTrainedModel",
+]

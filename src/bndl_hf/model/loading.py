@@ -1,0 +1,56 @@
+"""What can be wrong with the files of a checkpoint, said in a sentence: cut short, of another model, of other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def loading_errors_in_words(source: Any, passed: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what a failed load of `source` raises inside the block into a ValueError that says what to do.
+
+    Args:
+        source: Hub id or folder the weights come from.
+        passed: configuration fields the caller passed along with it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # safetensors is no module this file may import
+            raise ValueError(
+                f"The weights of {source} cannot be read ({error}): the file is cut short or damaged. Download it "
+                "again with force_download=True, or copy it again."
+            ) from error
+        if "ignore_mismatched_sizes" in str(error):
+            fields = ", ".join(f"{name}={value!r}" for name, value in passed.items())
+            raise ValueError(
+                f"The weights in {source} do not fit {fields or 'its configuration'}. "
+                + ("Load the checkpoint without it; for" if fields else "They belong to another model. For")
+                + " new classes wrap its backbone with from_backbone_pretrained(...), or pass "
+                "ignore_mismatched_sizes=True to start the layers that differ afresh."
+            ) from error
+        raise
+
+
+def check_all_weights_were_there(source: Any, info: Mapping[str, Any], num_weights: int) -> None:
+    """Raise ValueError where weights of the model were not in the checkpoint: they would be random numbers.
+
+    Args:
+        source: Hub id or folder the weights come from.
+        info: what `from_pretrained(..., output_loading_info=True)` says; `missing_keys` and `unexpected_keys` count.
+        num_weights: number of weights the model has.
+    """
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if missing:
+        raise ValueError(
+            f"{source} holds no value for {len(missing)} of the {num_weights} weights its configuration asks for "
+            f"({_first(missing)}){f', but {len(unexpected)} others ({_first(unexpected)})' if unexpected else ''}: "
+            "weights and configuration belong to different models. Save the model again, or get both files from the "
+            "same commit."
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,236 @@
+"""Pipelines: "image-classification" with uncertainty in every entry, "bndl-image-classification" with the full answer.
+
+Importing this file registers both. Models that are not BNDL's get transformers' own image-classification pipeline, as
+if this file were not there. Read decision_layer.py for `predict` and `explain`, which do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageClassification, ImageClassificationPipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import KeyDataset
+
+# What an answer says of its own uncertainty, under the names of BNDLPrediction.
+UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "total", "aleatoric", "epistemic")
+_PREDICTION_ARGUMENTS = ("method", "num_samples", "seed")
+_EVIDENCE_ARGUMENTS = ("target", "evidence_top_k")
+
+
+class BNDLImageClassificationPipeline(ImageClassificationPipeline):
+    """The standard list of labels and scores, with what is known of the answer's uncertainty in every entry.
+
+    A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
+    of the mean logits. Each entry also has `logit_std`, its class's standard deviation in logit units, and of the
+    answer as a whole `p_value`, `flip_probability`, `is_certain`, and `total`, `aleatoric`, `epistemic` in nats.
+
+    Besides the standard arguments (`top_k`, `function_to_apply`, `timeout`, `batch_size`) it takes `method`
+    ("exact" or "monte_carlo"), `num_samples` and, for repeatable draws, `seed`.
+
+    Example:
+        >>> classifier = pipeline("image-classification", model="org/vit-bndl")
+        >>> classifier("parrot.png", top_k=1)[0]["is_certain"]
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline of this class for a BNDL model, of transformers' own class for any other."""
+        if _is_bndl(kwargs["model"] if "model" in kwargs else args[0]):
+            return super().__new__(cls)
+        return ImageClassificationPipeline(*args, **kwargs)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model.eval()
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Nothing to check: the class is only made for BNDL models, which transformers' list does not name."""
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        forward = {name: kwargs.pop(name) for name in _PREDICTION_ARGUMENTS if name in kwargs}
+        preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)
+        return preprocess, forward, postprocess
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Answers for an image (path, URL, base64 string or PIL image), a list, a generator or a dataset of images.
+
+        Of a `datasets.Dataset` the image column is taken; datasets and generators are answered one by one as they are
+        read, batched by `batch_size`.
+        """
+        if isinstance(inputs, list | tuple) and not inputs:
+            return []
+        if hasattr(inputs, "column_names"):  # a datasets.Dataset or IterableDataset, whose rows are dictionaries
+            column = _image_column(inputs)
+            inputs = KeyDataset(inputs, column) if hasattr(inputs, "__getitem__") else _values(inputs, column)
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, image: Any, timeout: float | None = None) -> Any:
+        """Pixel values of one image; 16-bit grey is scaled to 8 bits, which Pillow's own conversion would clip."""
+        if getattr(image, "mode", "").startswith("I"):
+            image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+        return super().preprocess(image, timeout=timeout)
+
+    def _forward(
+        self, model_inputs: Mapping[str, Tensor], method: str = "exact", num_samples: int | None = None, seed: int = 0
+    ) -> dict[str, Tensor]:
+        return self._predict(self.model.extract_features(**model_inputs).logits, method, num_samples, seed)
+
+    def _predict(self, features: Tensor, method: str, num_samples: int | None, seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator(device=features.device).manual_seed(seed) if method == "monte_carlo" else None
+        prediction = self.model.decision_layer.predict(features, method, num_samples, generator)
+        names = ("probs", "logits_mean", "logits_variance", *UNCERTAINTY)
+        return {name: getattr(prediction, name) for name in names}  # each [B] or [B, C], for the unbatching
+
+    def postprocess(
+        self, model_outputs: Mapping[str, Tensor], function_to_apply: Any = None, top_k: int | None = 5
+    ) -> list[dict[str, Any]]:
+        """The `top_k` entries of one image, largest score first."""
+        scores = _scores(model_outputs, function_to_apply)
+        std = model_outputs["logits_variance"][0].sqrt()
+        answer = _uncertainty(model_outputs)
+        return [
+            {**entry, "logit_std": std[label].item(), **answer} for label, entry in self._ranked(scores, top_k).items()
+        ]
+
+    def _ranked(self, scores: Tensor, top_k: int | None) -> dict[int, dict[str, Any]]:
+        """{class: {"label", "score"}} of the `top_k` largest scores; of all without it."""
+        count = len(scores) if top_k is None else min(top_k, len(scores))
+        values, labels = scores.topk(count)
+        names = self.model.config.id2label
+        return {i: {"label": names[i], "score": v} for i, v in zip(labels.tolist(), values.tolist(), strict=True)}
+
+
+class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
+    """`pipeline("bndl-image-classification")`: the full answer to each image, as one dictionary.
+
+    - `label`, `probability`: the most probable class and its predictive probability.
+    - `p_value`, `flip_probability`, `is_certain`; `total`, `aleatoric`, `epistemic` in nats: see `BNDLPrediction`.
+    - `scores`: the `top_k` most probable classes, each {"label", "score"}.
+    - `evidence`: what the logit of `target` consists of (a class's name or number; by default the answer's own):
+      {"label", "logit", "bias", "rest", "factors": [{"factor", "contribution", "share"}]}, `evidence_top_k` factors,
+      largest first. Contributions, rest and bias add up to the logit; a share is the contribution's fraction of all
+      factors' contributions, in [0, 1].
+
+    Example:
+        >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
+        >>> answer["label"], answer["is_certain"], [part["factor"] for part in answer["evidence"]["factors"]]
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline of this class; any other model is an error."""
+        model = kwargs["model"] if "model" in kwargs else args[0]
+        if not _is_bndl(model):
+            raise ValueError(
+                f"bndl-image-classification answers with BNDL models, not with {type(model).__name__}; wrap it with "
+                "BNDLForImageClassification.from_backbone_pretrained(...) and train it, or use image-classification."
+            )
+        return super().__new__(cls, *args, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        evidence = {name: kwargs.pop(name) for name in _EVIDENCE_ARGUMENTS if name in kwargs}
+        if isinstance(evidence.get("target"), str):
+            evidence["target"] = self._class_number(evidence["target"])
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        return preprocess, {**forward, **evidence}, postprocess
+
+    def _class_number(self, label: str) -> int:
+        known = {name: number for number, name in self.model.config.id2label.items()}
+        if label not in known:
+            raise ValueError(f"target={label!r} is no class of this model; its classes: {', '.join(known)}.")
+        return known[label]
+
+    def _forward(
+        self,
+        model_inputs: Mapping[str, Tensor],
+        method: str = "exact",
+        num_samples: int | None = None,
+        seed: int = 0,
+        target: int | None = None,
+        evidence_top_k: int = 5,
+    ) -> dict[str, Tensor]:
+        features = self.model.extract_features(**model_inputs).logits  # [B, D], one backbone pass for both
+        outputs = self._predict(features, method, num_samples, seed)
+        count = min(evidence_top_k, self.model.config.num_factors)
+        evidence = self.model.decision_layer.explain(
+            features, target=outputs["probs"].argmax(dim=-1) if target is None else target, top_k=count
+        )
+        return {**outputs, **vars(evidence)}
+
+    def postprocess(
+        self, model_outputs: Mapping[str, Tensor], function_to_apply: Any = None, top_k: int | None = 5
+    ) -> Any:
+        """The full answer to one image."""
+        (first,) = self._ranked(model_outputs["probs"][0], 1).values()
+        return {
+            "label": first["label"],
+            "probability": first["score"],
+            **_uncertainty(model_outputs),
+            "scores": list(self._ranked(_scores(model_outputs, function_to_apply), top_k).values()),
+            "evidence": self._evidence(model_outputs),
+        }
+
+    def _evidence(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        parts, rest = outputs["contributions"][0], outputs["rest"][0]
+        whole = (parts.sum() + rest).clamp_min(torch.finfo(parts.dtype).tiny)
+        return {
+            "label": self.model.config.id2label[outputs["target"][0].item()],
+            "logit": outputs["logit"][0].item(),
+            "bias": outputs["bias"][0].item(),
+            "rest": rest.item(),
+            "factors": [
+                {"factor": factor, "contribution": part, "share": share}
+                for factor, part, share in zip(
+                    outputs["factors"][0].tolist(), parts.tolist(), (parts / whole).tolist(), strict=True
+                )
+            ],
+        }
+
+
+def _is_bndl(model: Any) -> bool:
+    return getattr(getattr(model, "config", None), "model_type", None) == "bndl"
+
+
+def _scores(outputs: Mapping[str, Tensor], function_to_apply: Any) -> Tensor:
+    """[C] of one image: the predictive probabilities, or the asked-for function of the mean logits."""
+    if function_to_apply is None:
+        return outputs["probs"][0]
+    logits, name = outputs["logits_mean"][0], getattr(function_to_apply, "value", function_to_apply)
+    return {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[name]
+
+
+def _uncertainty(outputs: Mapping[str, Tensor]) -> dict[str, float | bool]:
+    return {name: outputs[name][0].item() for name in UNCERTAINTY}
+
+
+def _image_column(dataset: Any) -> str:
+    """Name of the one column of a `datasets.Dataset` that holds images."""
+    features = dataset.features or {}
+    found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    if len(found) != 1:
+        raise ValueError(
+            f"The dataset has the columns {', '.join(map(str, dataset.column_names or features))}, of which "
+            f"{len(found)} hold images; pass KeyDataset(dataset, column) of transformers.pipelines.pt_utils."
+        )
+    return found[0]
+
+
+def _values(rows: Any, column: str) -> Iterator[Any]:
+    for row in rows:
+        yield row[column]
+
+
+def _register() -> None:
+    """Make the pipelines known by their tasks' names."""
+    tasks = PIPELINE_REGISTRY.supported_tasks
+    # Not register_pipeline: it would warn of overwriting, and other models do keep their pipeline (`__new__`).
+    tasks["image-classification"] = {**tasks["image-classification"], "impl": BNDLImageClassificationPipeline}
+    models = (AutoModelForImageClassification,)
+    tasks["bndl-image-classification"] = {"impl": BNDLAnswerPipeline, "pt": models, "type": "image"}
+
+
+_register()
+
+__all__ = ["BNDLAnswerPipeline", "BNDLImageClassificationPipeline"]
