@@ -64,7 +64,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
             return []
         if hasattr(inputs, "column_names"):  # a datasets.Dataset or IterableDataset, whose rows are dictionaries
             column = _image_column(inputs)
-            inputs = KeyDataset(inputs, column) if hasattr(inputs, "__getitem__") else _values(inputs, column)
+            inputs = KeyDataset(inputs, column) if hasattr(inputs, "__len__") else _values(inputs, column)
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, image: Any, timeout: float | None = None) -> Any:
