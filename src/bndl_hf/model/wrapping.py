@@ -127,10 +127,10 @@ def wrap_classifier(
         )
     classifier.config._name_or_path = ""  # may be a local path, which would be published
     model.backbone, model.config.backbone_config = classifier, classifier.config
-    model.decision_layer = BNDLDecisionLayer(config).to(head.weight.device)
-    if hasattr(classifier, "hf_device_map"):
+    model.decision_layer = BNDLDecisionLayer(config).to(classifier.device)  # where its images, and so its outputs, are
+    if hasattr(classifier, "hf_device_map"):  # set where device_map spread it over several
         parts = {f"backbone.{name}".removesuffix("."): device for name, device in classifier.hf_device_map.items()}
-        model.hf_device_map = {**parts, "decision_layer": head.weight.device}
+        model.hf_device_map = {**parts, "decision_layer": classifier.device}
     if warm_start:
         start_from_dense(model.decision_layer, head.weight, head.bias, signed=signed)
     return model.eval()
