@@ -8,6 +8,7 @@ initial encoder without a word (transformers issues 43701, 48805).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,12 +20,20 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.training.adapters import has_adapters
 
 logger = logging.get_logger(__name__)
 
+# What a checkpoint holds, and which training goes on from it.
+_KINDS = {
+    "model": ("a whole model", "end-to-end"),
+    "adapters": ("adapters", "adapter (peft)"),
+    "decision layer": ("a decision layer alone", "head-only"),
+}
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
 _WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what a full disk raises in Python, torch and safetensors
 
 
@@ -49,7 +58,7 @@ def checkpoint_problem(path: Path) -> str | None:
         json.loads((path / TRAINER_STATE_NAME).read_text())
     except (OSError, ValueError):
         return f"its {TRAINER_STATE_NAME}, written last, is missing or cut short (the run was interrupted while saving)"
-    for weights in path.glob("*.safetensors"):
+    for weights in path.rglob("*.safetensors"):
         try:
             with safe_open(weights, framework="pt"):
                 pass
@@ -74,13 +83,12 @@ class SafeCheckpoints(Trainer):
             problem = checkpoint_problem(Path(resume_from_checkpoint))
             if problem is not None:
                 raise ValueError(f"{resume_from_checkpoint} cannot be resumed: {problem}.")
-        if resume_from_checkpoint and isinstance(self.model, PreTrainedModel | BNDLDecisionLayer):
-            is_whole = (Path(resume_from_checkpoint) / CONFIG_NAME).exists()
-            if is_whole != isinstance(self.model, PreTrainedModel):
-                held, wanted = ("a whole model", "head-only") if is_whole else ("a decision layer alone", "end-to-end")
+        if resume_from_checkpoint:
+            held, wanted = _kind_of_checkpoint(Path(resume_from_checkpoint)), _kind_of_model(self.model)
+            if wanted is not None and held != wanted:
                 raise ValueError(
-                    f"{resume_from_checkpoint} holds {held}, which {wanted} training cannot go on from; use another "
-                    "output_dir, or start afresh."
+                    f"{resume_from_checkpoint} holds {_KINDS[held][0]}, which {_KINDS[wanted][1]} training cannot go "
+                    "on from; use another output_dir, or start afresh."
                 )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -105,7 +113,10 @@ class SafeCheckpoints(Trainer):
         """As `Trainer.save_model`; what was in `output_dir` before stays whole when the disk is full."""
         try:
             super().save_model(output_dir, _internal_call)
-        except SafetensorError as error:  # safetensors' own name for a failed write
+        except (OSError, SafetensorError) as error:  # safetensors has a name of its own for a failed write
+            is_disk = isinstance(error, SafetensorError) or error.errno in _DISK_ERRORS
+            if _internal_call or not is_disk:  # part of a checkpoint, which says it itself; or pushing failed, say
+                raise
             raise OSError(
                 f"The model could not be written to {output_dir or self.args.output_dir} ({error}). What was there "
                 "before is untouched; make room and save again."
@@ -121,8 +132,10 @@ class SafeCheckpoints(Trainer):
         try:
             super()._save(str(staging), state_dict=state_dict)
             target.mkdir(parents=True, exist_ok=True)
-            for file in staging.iterdir():
-                os.replace(file, target / file.name)
+            for file in [path for path in staging.rglob("*") if path.is_file()]:
+                place = target / file.relative_to(staging)
+                place.parent.mkdir(parents=True, exist_ok=True)  # an adapter with a name of its own has a folder
+                os.replace(file, place)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -140,6 +153,20 @@ class SafeCheckpoints(Trainer):
             return super()._load_best_model()
         logger.info(f"Loading best model from {best} (score: {self.state.best_metric}).")
         _restore(target, best)
+
+
+def _kind_of_model(model: nn.Module) -> str | None:
+    if has_adapters(model):
+        return "adapters"
+    if isinstance(model, PreTrainedModel):
+        return "model"
+    return "decision layer" if isinstance(model, BNDLDecisionLayer) else None
+
+
+def _kind_of_checkpoint(folder: Path) -> str:
+    if any(folder.rglob(ADAPTER_CONFIG_NAME)):
+        return "adapters"
+    return "model" if (folder / CONFIG_NAME).exists() else "decision layer"
 
 
 def _has_own_weights(model: nn.Module, folder: str) -> bool:

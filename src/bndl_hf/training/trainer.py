@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from bndl_hf.model.decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
 from bndl_hf.model.elbo import negative_elbo
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics, trained_decision_layer
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
@@ -33,9 +34,10 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
     """Trainer of BNDL classifiers.
 
     Takes what `transformers.Trainer` takes. `model` is a `BNDLForImageClassification` reading {"pixel_values",
-    "labels"} or a `BNDLDecisionLayer` reading {"features", "labels"}. Beside the loss it logs `nll`, `kl_local`,
-    `kl_global` (nats) and `sparsity`; evaluations add accuracy, nll, ece, brier, aurc and pavpu (exact; with
-    `num_eval_samples` also sampled). A `compute_metrics` of your own gets the logits as always and adds to them.
+    "labels"}, a peft model around one (docs/peft.md), or a `BNDLDecisionLayer` reading {"features", "labels"}. Beside
+    the loss it logs `nll`, `kl_local`, `kl_global` (nats) and `sparsity`; evaluations add accuracy, nll, ece, brier,
+    aurc and pavpu (exact; with `num_eval_samples` also sampled). A `compute_metrics` of your own gets the logits as
+    always and adds to them.
 
     Raises:
         ValueError: when the number of training images is unknown, no factor is active, or an argument does not fit.
@@ -58,7 +60,12 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         self._terms = ELBOTerms()
         self._generator: torch.Generator | None = None
         super().__init__(model=model, args=args, compute_metrics=self._judge, **kwargs)
+        if not isinstance(self.model, BNDLDecisionLayer):
+            # peft trains a copy of the layer, which came with a copy of its configuration.
+            self.decision_layer.config = self.model.config
         config = self.decision_layer.config
+        if has_adapters(self.model):
+            check_adapters(self.model, args)
         for name in ("kl_local_weight", "kl_global_weight"):
             if getattr(args, name) is not None:
                 setattr(config, name, getattr(args, name))
@@ -72,8 +79,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
     @property
     def decision_layer(self) -> BNDLDecisionLayer:
         """The layer whose posteriors are trained."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model if isinstance(model, BNDLDecisionLayer) else model.decision_layer
+        return trained_decision_layer(self.accelerator.unwrap_model(self.model))
 
     # ---- training ----
 
@@ -98,6 +104,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         """Measure the features' spread where the configuration wants it, and check that a factor is alive."""
         layer = self.decision_layer
         measure = layer.config.normalize_features and bool((layer.feature_scale == 1).all())
+        measure = measure and any(p.requires_grad for p in layer.parameters())  # a frozen layer is as it should be
         features = self._first_features(NUM_SCALE_IMAGES if measure else 1)
         layer.check_inputs(features, None)
         if measure:
@@ -123,6 +130,7 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.to(self.args.device).train()
+        hold_statistics(model)
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         with torch.random.fork_rng():
             for batch in self.get_train_dataloader():
@@ -141,6 +149,8 @@ class BNDLTrainer(SafeCheckpoints, Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, BNDLImageClassifierOutput]:
         """Negative ELBO of the batch, its KL terms warmed up while training."""
+        if model.training:
+            hold_statistics(self.accelerator.unwrap_model(model))
         output = model(**inputs)
         scale = 1.0
         if model.training:
