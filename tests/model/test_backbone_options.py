@@ -8,12 +8,16 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForImageClassification,
+    PretrainedConfig,
+    PreTrainedModel,
     TimmWrapperConfig,
     Trainer,
     TrainingArguments,
     ViTForImageClassification,
 )
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.models.timm_wrapper import modeling_timm_wrapper
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLModel
@@ -137,6 +141,35 @@ def test_a_warm_start_is_the_old_softmax_for_every_form_of_input_and_head(tmp_pa
         expected = classifier(**inputs).logits.softmax(-1)
         model = BNDLForImageClassification.from_backbone_pretrained(classifier, warm_start=True)
         torch.testing.assert_close(model(**inputs).logits.softmax(-1), expected, rtol=0, atol=1e-5)
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own_code"
+
+
+class OwnClassifier(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, config.num_labels)
+        self.post_init()
+
+    def forward(self, pixel_values, labels=None, **kwargs):
+        return ImageClassifierOutput(logits=self.head(self.stem(pixel_values).relu().mean(dim=(2, 3))))
+
+
+def test_a_classifier_with_code_of_its_own_is_wrapped_once_that_is_registered(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=re.escape("first call AutoConfig.register('own_code', OwnConfig) and Auto")):
+        BNDLForImageClassification.from_backbone_pretrained(OwnClassifier(OwnConfig(num_labels=3)))
+    # As AutoConfig.register and AutoModelForImageClassification.register do, for this test alone.
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "own_code", OwnConfig)
+    monkeypatch.setitem(AutoModelForImageClassification._model_mapping._extra_content, OwnConfig, OwnClassifier)
+    model = BNDLForImageClassification.from_backbone_pretrained(OwnClassifier(OwnConfig(num_labels=3)))
+    assert model.config.head_name == "head"
+    model.save_pretrained(tmp_path)
+    loaded, images = BNDLForImageClassification.from_pretrained(tmp_path), torch.randn(2, 3, 16, 16)
+    assert torch.equal(copy.deepcopy(loaded)(images).logits, copy.deepcopy(model)(images).logits)
 
 
 # ---- from_pretrained and after ----

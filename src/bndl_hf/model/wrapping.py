@@ -8,7 +8,7 @@ import os
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
 from .backbone import detach_head, find_head, input_width, unsupported_in_words
 from .backbone_inputs import example_inputs
@@ -101,6 +101,13 @@ def wrap_classifier(
     bndl_config_kwargs: dict[str, Any],
 ) -> ModelT:
     """A `model_class` around `classifier`, which is changed in place; see `from_backbone_pretrained`."""
+    if (model_type := classifier.config.model_type) not in CONFIG_MAPPING:
+        kind, config_kind = type(classifier).__name__, type(classifier.config).__name__
+        raise ValueError(
+            f"{kind} has code of its own, which does not travel with a BNDL checkpoint. Here and wherever it is to be "
+            f"loaded, first call AutoConfig.register({model_type!r}, {config_kind}) and "
+            f"AutoModelForImageClassification.register({config_kind}, {kind})."
+        )
     if warm_start:
         old = classifier.config  # PVT's may have a number of labels alone
         old_labels = old.id2label or {i: f"LABEL_{i}" for i in range(old.num_labels)}
