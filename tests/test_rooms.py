@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "baselines": ("model", "training"),
     "metrics": ("uncertainty",),
     "plots": (),
+    "command_line": (),
     "hub": ("model", "uncertainty", "interpretability", "plots"),
 }
 HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy")
