@@ -227,6 +227,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             model, results, base_model=model_arguments.model_name_or_path, dataset_name=data_arguments.dataset_name
         )
         card.save(f"{arguments.output_dir}/README.md")
+    if arguments.push_to_hub:
+        trainer.push_to_hub(
+            results=results,
+            base_model=model_arguments.model_name_or_path,
+            dataset_name=data_arguments.dataset_name,
+        )
+    if trainer.is_world_process_zero():
         print_summary(results, arguments.output_dir)
     return results
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "model": (),
     "uncertainty": ("model.predictive", "model.student_t"),
     "interpretability": ("model",),
-    "training": ("model", "uncertainty"),
+    "training": ("model", "uncertainty", "hub"),  # the Trainer's own push_to_hub
     "baselines": ("model", "training"),
     "metrics": ("uncertainty",),
     "plots": (),
