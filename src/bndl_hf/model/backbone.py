@@ -9,13 +9,16 @@ so loading needs no probe.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
-# Side of the probe image when the configuration names none: convolutional backbones take any size.
-_PROBE_SIZE = 64
+from .backbone_inputs import example_inputs
+
+_INSTEAD = "an image classifier with one head (vit, dinov2, swin, convnext, resnet, ...)"
 
 
 class DetachedHead(nn.Module):
@@ -39,14 +42,21 @@ class DetachedHead(nn.Module):
         return f"feature_dim={self.in_features}"
 
 
-def build_classifier(config: PretrainedConfig) -> PreTrainedModel:
-    """The image classifier `config` describes, with random weights.
+@contextmanager
+def unsupported_in_words(config: PretrainedConfig) -> Iterator[None]:
+    """Say what to use instead where the image classifier of `config` cannot be made inside the block.
 
     Raises:
         ValueError: when the architecture has no image classifier in transformers.
+        ImportError: when it needs a package that is not installed (timm, natten).
     """
     try:
-        return AutoModelForImageClassification.from_config(config)
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f"model_type={config.model_type!r} needs a package that is missing. {str(error).strip()} Install it, or "
+            f"use {_INSTEAD}."
+        ) from error
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -57,8 +67,46 @@ def build_classifier(config: PretrainedConfig) -> PreTrainedModel:
         ) from error
 
 
+def build_classifier(config: PretrainedConfig) -> PreTrainedModel:
+    """The image classifier `config` describes, with random weights.
+
+    Raises:
+        ValueError: when the architecture has no image classifier in transformers.
+        ImportError: when it needs a package that is not installed (timm, natten).
+    """
+    if config.architectures is None:
+        config.architectures = []  # transformers iterates over it where a type has several classifiers
+    with unsupported_in_words(config):
+        return AutoModelForImageClassification.from_config(config)
+
+
+def probe_architecture(config: PretrainedConfig) -> tuple[PretrainedConfig, str, int]:
+    """Configuration, name of the head and its input width D of the classifier `config` describes.
+
+    The classifier is built and run on the meta device, which costs no memory and no arithmetic. Where its forward
+    reads a value (SigLIP 2, Perceiver) it is built and run with random weights instead.
+
+    Raises:
+        ValueError: when no single layer makes the logits, or the architecture has no image classifier.
+        ImportError: when it needs a package that is not installed.
+    """
+    config = copy.deepcopy(config)
+    try:
+        with torch.device("meta"):
+            classifier = build_classifier(config)
+        # Outside the block: BEiT keeps what its forward makes for every model to come, which must be real numbers.
+        head_name, feature_dim = find_head(classifier)
+    except RuntimeError:  # "Tensor.item() cannot be called on meta tensors" and its like
+        classifier = build_classifier(config)
+        head_name, feature_dim = find_head(classifier)
+    config.architectures = [type(classifier).__name__]
+    return config, head_name, feature_dim
+
+
 def find_head(classifier: PreTrainedModel) -> tuple[str, int]:
     """Name and input width of the layer whose output *is* the logits, found by running one random image.
+
+    The classifier is left as it was: in its mode, its running statistics untouched.
 
     Returns:
         (dotted name inside the classifier, D).
@@ -67,41 +115,57 @@ def find_head(classifier: PreTrainedModel) -> tuple[str, int]:
         ValueError: when the output has no logits, or no single Linear or 1x1 Conv2d makes them.
     """
     outputs: dict[str, Tensor] = {}
+    kind, inputs = type(classifier).__name__, example_inputs(classifier)
     layers = {n: m for n, m in classifier.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     hooks = [
         layer.register_forward_hook(lambda _module, _inputs, output, name=name: outputs.__setitem__(name, output))
         for name, layer in layers.items()
     ]
-    was_training = classifier.training
     try:
-        with torch.no_grad():
-            result = classifier.eval()(pixel_values=example_pixel_values(classifier))
-    except (TypeError, ValueError) as error:
+        with torch.no_grad(), evaluation_mode(classifier):
+            result = classifier(**inputs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if inputs["pixel_values"].is_meta and isinstance(error, RuntimeError):
+            raise
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
         raise ValueError(
-            f"{type(classifier).__name__} cannot be run on pixel values alone ({error}), so its head cannot be found; "
-            "pass its name as head_name, or use an architecture that reads pixel_values (vit, swin, resnet, ...)."
+            f"{kind} cannot be run on {shapes} alone ({error}), so its head cannot be found; pass its name as "
+            f"head_name to from_backbone_pretrained, or use {_INSTEAD}."
         ) from error
     finally:
-        classifier.train(was_training)
         for hook in hooks:
             hook.remove()
     logits = getattr(result, "logits", None)
-    kind = type(classifier).__name__
     if logits is None:
         raise ValueError(
             f"{kind} returns {', '.join(result.keys())} but no logits, so the layer that makes them cannot be found; "
-            "use an architecture whose output carries .logits."
+            f"use {_INSTEAD}."
         )
-    makers = [n for n, out in outputs.items() if out.numel() == logits.numel() and out.data_ptr() == logits.data_ptr()]
+    makers = [name for name, output in outputs.items() if _same_memory(output, logits)]
     if not makers:
-        same_size = [n for n, out in outputs.items() if out.shape == logits.shape]
+        same_size = [name for name, output in outputs.items() if output.shape == logits.shape]
+        combined = f": it combines the outputs of {' and '.join(same_size)}. " if len(same_size) > 1 else ". "
         raise ValueError(
-            f"No single Linear or Conv2d layer of {kind} makes its logits"
-            + (f": it combines the outputs of {' and '.join(same_size)}. " if len(same_size) > 1 else ". ")
-            + "BNDL replaces one layer; use the variant with one head (for example DeiTForImageClassification "
-            "or LevitForImageClassification instead of ...WithTeacher)."
+            f"No single Linear or Conv2d layer of {kind} makes its logits{combined}BNDL replaces one layer; use "
+            f"{_single_head_variant(kind)}{_INSTEAD}."
         )
     return makers[-1], input_width(layers[makers[-1]])
+
+
+def _same_memory(output: Tensor, logits: Tensor) -> bool:
+    """Whether `logits` is all of `output`, perhaps in another shape; storages tell it on the meta device too."""
+    return output.numel() == logits.numel() and output.untyped_storage()._cdata == logits.untyped_storage()._cdata
+
+
+def _single_head_variant(kind: str) -> str:
+    """How to get at the same weights with one head, where transformers has a class for that; "" elsewhere."""
+    single = kind.removesuffix("WithTeacher")
+    if single == kind:
+        return ""
+    return (
+        f"{single}, which reads the same checkpoints: from_backbone_pretrained({single}.from_pretrained(...)), or "
+        f"architectures=[{single!r}] in a configuration; or use "
+    )
 
 
 def input_width(head: nn.Linear | nn.Conv2d) -> int:
@@ -129,30 +193,16 @@ def detach_head(classifier: PreTrainedModel, head_name: str) -> nn.Linear | nn.C
     return head
 
 
-def example_pixel_values(classifier: PreTrainedModel, batch_size: int = 1) -> Tensor:
-    """Random pixel values [B, channels, height, width] of the size the classifier's configuration asks for."""
-    parameter = next(classifier.parameters())
-    height, width = image_size(classifier.config) or (_PROBE_SIZE, _PROBE_SIZE)
-    generator = torch.Generator().manual_seed(0)
-    pixel_values = torch.randn(batch_size, num_channels(classifier.config), height, width, generator=generator)
-    return pixel_values.to(parameter.device, parameter.dtype)
-
-
-def image_size(config: PretrainedConfig) -> tuple[int, int] | None:
-    """(height, width) in pixels that `config` asks for, whatever form it is written in; None where it names none."""
-    size = getattr(config, "image_size", None)
-    if size is None and getattr(config, "vision_config", None) is not None:
-        return image_size(config.vision_config)
-    if isinstance(size, dict):
-        return size["height"], size["width"]
-    if isinstance(size, int):
-        return size, size
-    return (size[0], size[-1]) if size else None
-
-
-def num_channels(config: PretrainedConfig) -> int:
-    """Colour channels the classifier reads; 3 where the configuration does not say."""
-    return getattr(getattr(config, "vision_config", None) or config, "num_channels", None) or 3
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; after it every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def public_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .artefact import CODE_ENTRIES, naming_the_code_in
-from .backbone import build_classifier, find_head, public_config
+from .backbone import probe_architecture, public_config
 from .presets import KL_LOCAL_BUDGET, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
@@ -229,7 +229,8 @@ class BNDLConfig(PretrainedConfig):
     ) -> BNDLConfig:
         """Configuration that wraps the classifier `backbone_config` describes.
 
-        The classifier is built once with random weights and run on one image to find the layer that makes its logits.
+        The classifier is built and run once without memory or arithmetic (on the meta device) to find the layer that
+        makes its logits; where its forward needs real numbers (SigLIP 2, Perceiver), with random weights.
 
         Args:
             backbone_config: configuration of any supported `XForImageClassification`.
@@ -239,9 +240,8 @@ class BNDLConfig(PretrainedConfig):
         Raises:
             ValueError: when no single layer makes the logits, or the architecture has no image classifier.
         """
-        classifier = build_classifier(backbone_config)
-        head_name, feature_dim = find_head(classifier)
-        return cls.from_head(classifier.config, head_name, feature_dim, num_labels=num_labels, **kwargs)
+        backbone_config, head_name, feature_dim = probe_architecture(backbone_config)
+        return cls.from_head(backbone_config, head_name, feature_dim, num_labels=num_labels, **kwargs)
 
     @classmethod
     def from_head(
@@ -260,7 +260,10 @@ class BNDLConfig(PretrainedConfig):
             )
         backbone_config = public_config(backbone_config)
         if num_labels is None and "id2label" not in kwargs:
-            kwargs.update(id2label=backbone_config.id2label, label2id=backbone_config.label2id)
+            if backbone_config.id2label is None:  # PVT's configuration may have a number alone
+                kwargs["num_labels"] = backbone_config.num_labels
+            else:
+                kwargs.update(id2label=backbone_config.id2label, label2id=backbone_config.label2id)
         elif num_labels is not None:
             kwargs["num_labels"] = num_labels
         if "id2label" in kwargs:

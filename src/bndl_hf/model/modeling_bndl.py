@@ -8,24 +8,23 @@ found and taken out, decision_layer.py for the layer that replaces it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .backbone import build_classifier, detach_head, num_channels
+from .backbone import build_classifier, detach_head, evaluation_mode
+from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
 from .evidence import Evidence
 from .loading import check_all_weights_were_there, loading_errors_in_words
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
 from .predictive import BNDLPrediction
-from .wrapping import wrap_classifier
+from .wrapping import load_classifier, split_keywords, wrap_classifier
 
 
 @dataclass
@@ -50,7 +49,6 @@ class BNDLPreTrainedModel(PreTrainedModel):
     config_class = BNDLConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
     # The attention implementation is the backbone's business: it checks and reports what it cannot do.
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -70,6 +68,8 @@ class BNDLPreTrainedModel(PreTrainedModel):
             )
         self.backbone = build_classifier(config.backbone_config)
         detach_head(self.backbone, config.head_name)
+        self._input_names = input_names(self.backbone)
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.decision_layer = BNDLDecisionLayer(config)
         self.post_init()
 
@@ -80,34 +80,38 @@ class BNDLPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_backbone_pretrained(
         cls,
-        backbone_name_or_path: str | os.PathLike[str],
+        backbone_name_or_path: str | os.PathLike[str] | PreTrainedModel,
         num_labels: int | None = None,
         warm_start: bool = False,
         head_name: str | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
-        **bndl_config_kwargs: Any,
+        **kwargs: Any,
     ) -> BNDLPreTrainedModel:
         """Wrap a pretrained image classifier: its last layer goes, the decision layer comes.
 
         Args:
-            backbone_name_or_path: Hub id or folder of an `XForImageClassification`.
+            backbone_name_or_path: Hub id or folder of an `XForImageClassification`, or such a model already loaded,
+                which is then changed in place.
             num_labels: C; None keeps the classifier's own labels.
             warm_start: start the decision layer as the exact non-negative equivalent of the head taken out; needs the
                 classifier's own labels, in their order. Features of both signs then take 2 D factors.
             head_name: the layer to replace, by its dotted name; None finds the one that makes the logits.
-            backbone_kwargs: passed on to the classifier's `from_pretrained` (`revision`, `dtype`, `token`, ...).
-            **bndl_config_kwargs: fields of `BNDLConfig`.
+            backbone_kwargs: passed on to the classifier's `from_pretrained` as they are, whatever their names.
+            **kwargs: fields of `BNDLConfig`, `id2label` among them; the rest goes to the classifier's
+                `from_pretrained` (`revision`, `token`, `dtype`, `device_map`, `attn_implementation`,
+                `ignore_mismatched_sizes`, ..., and fields of its own configuration such as `image_size`).
 
         Raises:
-            ValueError: when no single layer makes the logits, or warm_start does not fit the labels asked for.
+            ValueError: when no single layer makes the logits, warm_start does not fit the labels asked for, or a
+                keyword is known to nobody.
+            ImportError: when the classifier needs a package that is not installed (timm, natten).
 
         Example:
             >>> BNDLForImageClassification.from_backbone_pretrained("google/vit-base-patch16-224", num_labels=10)
         """
-        classifier = AutoModelForImageClassification.from_pretrained(backbone_name_or_path, **(backbone_kwargs or {}))
-        if classifier.config.model_type == "bndl":
-            raise ValueError(f"{backbone_name_or_path} has a BNDL layer already; load it with from_pretrained.")
-        return wrap_classifier(cls, classifier, num_labels, warm_start, head_name, bndl_config_kwargs)
+        fields, loading = split_keywords(cls.config_class, kwargs)
+        classifier = load_classifier(backbone_name_or_path, cls.config_class, loading, backbone_kwargs or {})
+        return wrap_classifier(cls, classifier, num_labels, warm_start, head_name, fields)
 
     @classmethod
     def from_pretrained(
@@ -140,27 +144,25 @@ class BNDLPreTrainedModel(PreTrainedModel):
             self.backbone.eval()
         return self
 
-    def extract_features(self, pixel_values: Tensor, **backbone_kwargs: Any) -> ModelOutput:
+    def extract_features(self, pixel_values: Tensor, **backbone_inputs: Any) -> ModelOutput:
         """Run the backbone once: its output, whose `.logits` are the features h = f(x), [B, D].
 
+        Args:
+            pixel_values: as the backbone's image processor makes them, [B, 3, height, width] for most.
+            **backbone_inputs: what else its forward reads (SigLIP 2: `pixel_attention_mask`, `spatial_shapes`), and
+                `output_attentions`, `output_hidden_states`, `interpolate_pos_encoding`; None is left out.
+
         Raises:
-            ValueError: for pixel values of the wrong shape, or with NaN or infinite entries.
+            ValueError: for pixel values of the wrong shape, or with NaN or infinite entries; for position encodings
+                that cannot be interpolated.
+            TypeError: for an input the backbone does not read.
         """
-        channels = num_channels(self.config.backbone_config)
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            raise ValueError(
-                f"pixel_values have shape {list(pixel_values.shape)}; this model reads [B, {channels}, height, width], "
-                "as its image processor makes them."
-            )
-        if not (torch.compiler.is_compiling() or pixel_values.is_meta):
-            finite = pixel_values.isfinite().flatten(1).all(dim=1)
-            if not finite.all():
-                raise ValueError(
-                    f"pixel_values hold NaN or infinite entries in {(~finite).sum().item()} of {len(finite)} images "
-                    f"(first: image {finite.int().argmin().item()} of the batch); check the image and its processor."
-                )
-        arguments = {name: value for name, value in backbone_kwargs.items() if value is not None}
+        check_pixel_values(pixel_values, self.config.backbone_config, self._input_names)
+        arguments = backbone_arguments(self.backbone, self._input_names, backbone_inputs)
         return self.backbone(pixel_values=pixel_values.to(self.backbone.dtype), return_dict=True, **arguments)
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        self.backbone._set_gradient_checkpointing(*args, **kwargs)  # timm's backbones have their own way
 
 
 class BNDLModel(BNDLPreTrainedModel):
@@ -175,13 +177,18 @@ class BNDLModel(BNDLPreTrainedModel):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
+        **backbone_inputs: Any,
     ) -> BNDLModelOutput | tuple[Tensor, ...]:
-        """Factor scores E[theta] [B, K] of pixel values [B, 3, height, width], and their concentrations."""
+        """Factor scores E[theta] [B, K] of pixel values [B, 3, height, width], and their concentrations.
+
+        `backbone_inputs` is what else the backbone reads; see `extract_features`.
+        """
         features = self.extract_features(
             pixel_values,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            **backbone_inputs,
         )
         with torch.autocast(device_type=features.logits.device.type, enabled=False):
             scores = self.decision_layer.score_posterior(features.logits)
@@ -209,13 +216,18 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
+        **backbone_inputs: Any,
     ) -> BNDLImageClassifierOutput | tuple[Tensor, ...]:
-        """Logits [B, C] of pixel values [B, 3, height, width]; with labels [B] also the loss and its terms."""
+        """Logits [B, C] of pixel values [B, 3, height, width]; with labels [B] also the loss and its terms.
+
+        `backbone_inputs` is what else the backbone reads; see `extract_features`.
+        """
         features = self.extract_features(
             pixel_values,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            **backbone_inputs,
         )
         output = self.decision_layer(features.logits, labels)
         output.hidden_states = features.get("hidden_states")
@@ -229,6 +241,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         method: str = "exact",
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
+        **backbone_inputs: Any,
     ) -> BNDLPrediction:
         """Answer and uncertainty of each image, in one backbone pass whatever `num_samples` is.
 
@@ -237,40 +250,34 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             method: "exact" (closed forms, deterministic) or "monte_carlo" (S draws of the decision layer).
             num_samples: S; None takes the configuration's (20, the paper's). The exact p-value speaks of S draws too.
             generator: source of the draws, for repeatable Monte-Carlo predictions.
+            **backbone_inputs: what else the backbone reads, see `extract_features`; so that
+                `model.predict(**processor(images, return_tensors="pt"))` fits every backbone.
 
         Raises:
             ValueError: for an unknown method or fewer than 2 draws.
         """
-        with _evaluation_mode(self):
-            return self.decision_layer.predict(
-                self.extract_features(pixel_values).logits, method=method, num_samples=num_samples, generator=generator
-            )
+        with evaluation_mode(self):
+            features = self.extract_features(pixel_values, **backbone_inputs).logits
+            return self.decision_layer.predict(features, method=method, num_samples=num_samples, generator=generator)
 
     @torch.no_grad()
-    def explain(self, pixel_values: Tensor, target: Tensor | int | None = None, top_k: int = 5) -> Evidence:
+    def explain(
+        self, pixel_values: Tensor, target: Tensor | int | None = None, top_k: int = 5, **backbone_inputs: Any
+    ) -> Evidence:
         """The parts each image's logit consists of, exactly: factors, contributions, rest and bias.
 
         Args:
             pixel_values: [B, 3, height, width].
             target: class to explain per image [B], one class for all, or None for the top class.
             top_k: number of parts to name.
+            **backbone_inputs: what else the backbone reads, see `extract_features`.
 
         Raises:
             ValueError: for a class or a `top_k` out of range.
         """
-        with _evaluation_mode(self):
-            return self.decision_layer.explain(self.extract_features(pixel_values).logits, target=target, top_k=top_k)
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, the former mode after it."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+        with evaluation_mode(self):
+            features = self.extract_features(pixel_values, **backbone_inputs).logits
+            return self.decision_layer.explain(features, target=target, top_k=top_k)
 
 
 __all__ = [
