@@ -9,7 +9,6 @@ everything that is printed is measured on the 359 test images after training.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
+from bndl_hf.command_line import run
 from bndl_hf.hub import create_model_card
 from bndl_hf.plots import prediction_sheet
 from bndl_hf.training.data import DataArguments, collate, load_image_dataset, make_image_processor
@@ -306,7 +306,4 @@ def ending(output_dir: str, figures: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    run(main)

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
+from bndl_hf.command_line import run
 from bndl_hf.training.data import DataArguments, collate, load_image_dataset
 from bndl_hf.training.results import describe_environment, write_json
 
@@ -91,8 +92,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sentence = str(error).strip().splitlines()[-1]  # a DataLoader worker puts its traceback before the sentence
-        raise SystemExit(f"{type(error).__name__}: {sentence.removeprefix('ValueError: ')}") from error
+    run(main)

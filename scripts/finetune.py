@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,6 +24,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, HfArgum
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
+from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.hub import create_model_card
 from bndl_hf.training.checkpoints import last_checkpoint
 from bndl_hf.training.data import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
@@ -116,10 +116,6 @@ def known_classes(name: str | None) -> list[str] | None:
     return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
 
 
-class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Examples as they are written, and every flag's default."""
-
-
 def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLForImageClassification, Any]:
     """The classifier with its decision layer, and the image processor that goes with it."""
     id2label = dict(enumerate(dataset.label_names))
@@ -170,7 +166,7 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingA
         (ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments),
         usage="finetune.py (--model_name_or_path NAME | --model_type TYPE) --dataset_name NAME [any flag below]",
         description=__doc__,
-        formatter_class=_Help,
+        formatter_class=HelpFormatter,
     )
     parser.set_defaults(**FINETUNE_DEFAULTS)
     if "--cache_features" in argv:
@@ -231,6 +227,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             model, results, base_model=model_arguments.model_name_or_path, dataset_name=data_arguments.dataset_name
         )
         card.save(f"{arguments.output_dir}/README.md")
+    if arguments.push_to_hub:
+        trainer.push_to_hub(
+            results=results,
+            base_model=model_arguments.model_name_or_path,
+            dataset_name=data_arguments.dataset_name,
+        )
+    if trainer.is_world_process_zero():
         print_summary(results, arguments.output_dir)
     return results
 
@@ -246,8 +249,4 @@ def print_summary(results: dict[str, Any], output_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sentence = str(error).strip().splitlines()[-1]  # a DataLoader worker puts its traceback before the sentence
-        raise SystemExit(f"{type(error).__name__}: {sentence.removeprefix('ValueError: ')}") from error
+    run(main)

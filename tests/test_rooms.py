@@ -17,10 +17,11 @@ MAY_IMPORT = {
     "model": (),
     "uncertainty": ("model.predictive", "model.student_t"),
     "interpretability": ("model",),
-    "training": ("model", "uncertainty"),
+    "training": ("model", "uncertainty", "hub"),  # the Trainer's own push_to_hub
     "baselines": ("model", "training"),
     "metrics": ("uncertainty",),
     "plots": (),
+    "command_line": (),
     "hub": ("model", "uncertainty", "interpretability", "plots"),
 }
 HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy")

@@ -1,5 +1,9 @@
-"""Publishing: the model card says what a checkpoint is, what was measured, and how to read its uncertainty."""
+"""Publishing: one commit with everything a checkpoint needs, back again, and the card that tells people what it is."""
 
 from bndl_hf.hub.card import create_model_card
+from bndl_hf.hub.contents import list_contents
+from bndl_hf.hub.errors import HubError
+from bndl_hf.hub.publish import push_to_hub
+from bndl_hf.hub.pull import PulledCheckpoint, pull_from_hub
 
-__all__ = ["create_model_card"]
+__all__ = ["HubError", "PulledCheckpoint", "create_model_card", "list_contents", "pull_from_hub", "push_to_hub"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 
 @dataclass
@@ -75,3 +76,8 @@ class BNDLTrainingArguments(TrainingArguments):
             raise ValueError(f"num_eval_samples={self.num_eval_samples}: a t-test needs 2 draws or more; 0 draws none.")
         if self.cache_features and not self.freeze_backbone:
             raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")
+        if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise ValueError(
+                f"hub_strategy={self.hub_strategy.value!r} would publish training_args.bin, which holds paths of this "
+                "machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
+            )

@@ -2,7 +2,8 @@
 
 It trains a whole `BNDLForImageClassification`, or a `BNDLDecisionLayer` alone on features; with a frozen backbone and
 `cache_features=True` it turns the first into the second. Evaluations report accuracy beside how far the probabilities
-can be trusted. elbo.py has the terms, features.py the cache, checkpoints.py what makes saving and resuming safe.
+can be trusted. elbo.py has the terms, features.py the cache, checkpoints.py what makes saving and resuming safe,
+publishing.py the way to the Hub.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
 from bndl_hf.training.features import HEAD_DEFAULTS, FeatureDataset, cached_features, keep_batch
+from bndl_hf.training.publishing import PublishingTrainer
 from bndl_hf.uncertainty import pavpu_from_p_value, summarize
 
 # Images from which the spread of the features is measured before end-to-end training; a standard deviation from 2,048
@@ -30,7 +32,7 @@ from bndl_hf.uncertainty import pavpu_from_p_value, summarize
 NUM_SCALE_IMAGES = 2048
 
 
-class BNDLTrainer(SafeCheckpoints, Trainer):
+class BNDLTrainer(SafeCheckpoints, PublishingTrainer, Trainer):
     """Trainer of BNDL classifiers.
 
     Takes what `transformers.Trainer` takes. `model` is a `BNDLForImageClassification` reading {"pixel_values",

@@ -1,0 +1,214 @@
+"""Publishing a checkpoint: everything in one commit, or nothing at all.
+
+The files are put together in a temporary folder (contents.py), uploaded, and become visible by a single commit on top
+of the state that was looked at. When anything fails before that commit, what this push had made on the Hub (an empty
+repository, a branch) is taken away again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils.sha import git_hash
+from transformers import BaseImageProcessor
+
+from bndl_hf.hub.contents import FIGURES_FOLDER, check_nothing_private, file_names, write_contents
+from bndl_hf.hub.errors import HubError, hub_error
+from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+
+# Files of an earlier push that would contradict a new one: other shards, other formats, figures no longer shown.
+_OUTDATED = ("model*.safetensors*", "pytorch_model*.bin*", f"{FIGURES_FOLDER}/*")
+# RuntimeError is what the client makes of a failed upload.
+_FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError)
+
+
+def push_to_hub(
+    model: BNDLForImageClassification,
+    processor: BaseImageProcessor | None,
+    repo_id: str,
+    *,
+    results: Mapping[str, Any] | None = None,
+    figures: Sequence[str | os.PathLike[str]] = (),
+    card: ModelCard | str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    token: str | None = None,
+    **card_facts: Any,
+) -> CommitInfo:
+    """Publish a checkpoint as one commit: weights, configuration, code, processor, results.json, figures and card.
+
+    Args:
+        model: the classifier.
+        processor: its image processor; None publishes none, and `pipeline` will not work.
+        repo_id: "namespace/name", or a name in your own namespace; it is made if it is not there.
+        results: measured figures, published as results.json and shown in the card.
+        figures: image files, published as figures/NAME and shown in the card.
+        card: a model card of your own; None makes one (`create_model_card`).
+        private: of a repository that is made; None leaves it to the account's settings.
+        revision: branch to push to, made if it is not there; None is the main branch.
+        create_pr: open a pull request instead of changing the branch.
+        commit_message: None says "Upload BNDL classifier".
+        token: access token; None takes the one of `hf auth login` or HF_TOKEN.
+        **card_facts: base_model, dataset_name, license, split: passed on to `create_model_card`.
+
+    Returns:
+        huggingface_hub's `CommitInfo`: `.commit_url`, `.oid`, `.pr_url`.
+
+    Raises:
+        HubError: the push failed; the message says why, and that nothing on the Hub was changed.
+        ValueError: the model is none of ours, a figure is not there, results are no JSON, or something private would
+            be published.
+
+    Example:
+        >>> push_to_hub(model, processor, "alice/vit-bndl", results={"accuracy": 0.98}, base_model="google/vit-base")
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory(prefix="bndl-") as staging:
+        folder = Path(staging)
+        repo_id = _full_name(api, repo_id)
+        write_contents(
+            folder, model, processor, repo_id=repo_id, results=results, figures=figures, card=card, **card_facts
+        )
+        check_nothing_private(folder, secrets=[token or get_token() or ""])
+        with _undone_on_failure(api, repo_id) as push:
+            push.prepare(private, revision, create_pr)
+            return push.commit(folder, commit_message or "Upload BNDL classifier", create_pr)
+
+
+@dataclass
+class _Push:
+    """One push: what was there before it, and what it has made so far."""
+
+    api: HfApi
+    repo_id: str
+    revision: str | None = None
+    parent: str | None = None
+    makes_repo: bool = False
+    makes_branch: bool = False
+    files_before: list[str] = field(default_factory=list)
+
+    def prepare(self, private: bool | None, revision: str | None, create_pr: bool) -> None:
+        """Find the state to build on; make repository and branch where they are missing."""
+        self.revision = revision
+        try:
+            info = self.api.model_info(self.repo_id)
+        except RepositoryNotFoundError:
+            if create_pr:
+                raise
+            self.makes_repo = True
+            self.api.create_repo(self.repo_id, private=private)
+            info = self.api.model_info(self.repo_id)
+        if revision is not None:
+            try:
+                info = self.api.model_info(self.repo_id, revision=revision)
+            except RevisionNotFoundError:
+                if create_pr:
+                    raise
+                self.makes_branch = True
+                self.parent = info.sha
+                self.api.create_branch(self.repo_id, branch=revision)
+        self.parent = info.sha
+        self.files_before = [sibling.rfilename for sibling in info.siblings or []]
+
+    def commit(self, folder: Path, message: str, create_pr: bool) -> CommitInfo:
+        """Upload what `folder` holds and make it visible at once."""
+        names = file_names(folder)
+        outdated = [
+            name
+            for name in self.files_before
+            if name not in names and any(fnmatch.fnmatch(name, pattern) for pattern in _OUTDATED)
+        ]
+        additions = [CommitOperationAdd(name, folder / name) for name in names]
+        try:
+            return self.api.create_commit(
+                self.repo_id,
+                [*additions, *(CommitOperationDelete(name) for name in outdated)],
+                commit_message=message,
+                revision=self.revision,
+                create_pr=create_pr,
+                parent_commit=self.parent,
+            )
+        except HTTPError:
+            arrived = None if create_pr else self._commit_that_arrived(additions)
+            if arrived is None:
+                raise
+            return arrived
+
+    def _commit_that_arrived(self, additions: list[CommitOperationAdd]) -> CommitInfo | None:
+        """The commit, where only its answer was lost on the way back; None where it was not made."""
+        try:
+            info = self.api.model_info(self.repo_id, revision=self.revision, files_metadata=True)
+        except (HTTPError, OSError):
+            return None
+        if info.sha == self.parent:
+            return None
+        found = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
+        for addition in additions:
+            expected = {addition.upload_info.sha256.hex(), git_hash(Path(str(addition.path_or_fileobj)).read_bytes())}
+            if found.get(addition.path_in_repo) not in expected:
+                return None
+        return CommitInfo(
+            commit_url=f"{self.api.endpoint}/{self.repo_id}/commit/{info.sha}",
+            commit_message="",
+            commit_description="",
+            oid=str(info.sha),
+        )
+
+    def undo(self) -> str:
+        """Take away what this push has made; what to tell the user about it."""
+        try:
+            if self.makes_repo and self._is_empty():
+                self.api.delete_repo(self.repo_id, missing_ok=True)
+            elif self.makes_branch and self._branch_is_untouched():
+                self.api.delete_branch(self.repo_id, branch=str(self.revision))
+        except RepositoryNotFoundError:
+            pass
+        except (HTTPError, OSError):
+            left = f"An empty {self.repo_id}" if self.makes_repo else f"The new branch {self.revision}"
+            return f"{left} may be left there; push again, or delete it."
+        return "Nothing on the Hub was changed."
+
+    def _is_empty(self) -> bool:
+        info = self.api.model_info(self.repo_id)
+        return {sibling.rfilename for sibling in info.siblings or []} <= {".gitattributes"}
+
+    def _branch_is_untouched(self) -> bool:
+        try:
+            return self.api.model_info(self.repo_id, revision=self.revision).sha == self.parent
+        except RevisionNotFoundError:
+            return False
+
+
+@contextmanager
+def _undone_on_failure(api: HfApi, repo_id: str) -> Iterator[_Push]:
+    """A push whose traces are taken away again when the block fails."""
+    push = _Push(api, repo_id)
+    try:
+        yield push
+    except KeyboardInterrupt:
+        push.undo()
+        raise
+    except _FAILURES as error:
+        told = push.undo()
+        raise HubError(f"{hub_error('Pushing to', repo_id, error, push.revision)} {told}") from error
+
+
+def _full_name(api: HfApi, repo_id: str) -> str:
+    """`repo_id` with its namespace: one's own where none is given."""
+    if "/" in repo_id:
+        return repo_id
+    try:
+        return f"{api.whoami()['name']}/{repo_id}"
+    except _FAILURES as error:
+        raise hub_error("Pushing to", repo_id, error) from error

@@ -1,0 +1,86 @@
+"""`push_to_hub` of the Trainer: what `bndl_hf.hub.push_to_hub` publishes, and nothing else of the output folder.
+
+Departure: transformers' Trainer uploads its whole output folder, training_args.bin with paths and token among it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+
+from bndl_hf.hub import push_to_hub
+
+
+class PublishingTrainer(Trainer):
+    """The publishing half of `BNDLTrainer`."""
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        results: Mapping[str, Any] | None = None,
+        **card_facts: Any,
+    ) -> CommitInfo | Future | None:
+        """Save the model, then publish it with its processor, results and card as one commit.
+
+        Args:
+            commit_message, blocking, token, revision, private: as in `Trainer.push_to_hub`.
+            results: measured figures; None takes those of the last evaluation.
+            **card_facts: base_model, dataset_name, license, split, figures, card: see `bndl_hf.hub.push_to_hub`.
+
+        Returns:
+            The commit; a Future of it where `blocking` is False; None in every process but the first.
+
+        Raises:
+            HubError: the push failed; nothing on the Hub was changed.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        arguments = {
+            "results": self._last_evaluation() if results is None else results,
+            "commit_message": commit_message,
+            "token": self.args.hub_token if token is None else token,
+            "revision": self.args.hub_revision if revision is None else revision,
+            "private": self.args.hub_private_repo if private is None else private,
+            **card_facts,
+        }
+        model = self.accelerator.unwrap_model(self.model)
+        if blocking:
+            return push_to_hub(model, self.processing_class, self.hub_model_id, **arguments)
+        return HfApi().run_as_future(push_to_hub, model, self.processing_class, self.hub_model_id, **arguments)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Publish the model as it stands after a checkpoint; training waits, because its weights go on changing."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        progress = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
+        push_to_hub(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            self.hub_model_id,
+            results=self._last_evaluation(),
+            commit_message=f"Training in progress, {progress}",
+            token=self.args.hub_token,
+            revision=self.args.hub_revision,
+        )
+
+    def _last_evaluation(self) -> dict[str, Any]:
+        """Metrics of the latest evaluation, without the "eval_" before their names."""
+        for entry in reversed(self.state.log_history):
+            if any(name.startswith("eval_") for name in entry):
+                return {name.removeprefix("eval_"): v for name, v in entry.items() if name.startswith("eval_")}
+        return {}

@@ -1,0 +1,178 @@
+"""What would be published: every file and no other, readable by anybody, with nothing private in it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image, PngImagePlugin
+
+from bndl_hf.hub import list_contents
+from bndl_hf.hub.contents import check_nothing_private, public_results, write_contents
+from bndl_hf.training.pixel_values import make_image_processor
+from model.tiny import IMAGE_SIZE, tiny_model
+from test_hub_set import FILES
+
+REPOSITORY = Path(__file__).parents[2]
+HUB_SET = {file.name for file in FILES} - {"__init__.py"}
+RESULTS = {"accuracy": 0.875, "nll": 0.5, "num_images": 8, "command": "scripts/finetune.py --dataset_name digits"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("vit")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_image_processor(IMAGE_SIZE)
+
+
+@pytest.fixture
+def figure(tmp_path):
+    path = tmp_path / "reliability.png"
+    Image.new("RGB", (4, 4)).save(path)
+    return path
+
+
+def test_everything_a_checkpoint_needs_and_nothing_else(tmp_path, model, processor, figure):
+    folder = tmp_path / "contents"
+    folder.mkdir()
+    write_contents(folder, model, processor, repo_id="alice/vit-bndl", results=RESULTS, figures=[figure])
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "results.json", "README.md"}
+    assert found == wanted | HUB_SET | {"figures/reliability.png"}
+    assert json.loads((folder / "results.json").read_text()) == RESULTS
+    card = (folder / "README.md").read_text()
+    assert 'model_id = "alice/vit-bndl"' in card
+    assert "![figures/reliability.png](figures/reliability.png)" in card
+    assert "87.5 %" in card
+    listed = list_contents(model, processor, "alice/vit-bndl", results=RESULTS, figures=[figure])
+    assert listed == {name: (folder / name).stat().st_size for name in sorted(found)}
+
+
+def test_a_card_of_ones_own_is_kept_and_learns_the_repository_s_name(tmp_path, model):
+    card = ModelCard("---\nlicense: mit\n---\n# Mine\n\nLoad your-name/your-model. Written by hand.\n")
+    write_contents(tmp_path, model, None, repo_id="alice/vit-bndl", card=card)
+    text = (tmp_path / "README.md").read_text()
+    assert "Load alice/vit-bndl. Written by hand." in text
+    assert "license: mit" in text
+    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "preprocessor_config.json").exists()
+
+
+def test_results_lose_paths_and_tokens_and_keep_the_rest():
+    cleaned = public_results(
+        {
+            "accuracy": 0.5,
+            "evaluated_on": "split 'test' of ../data/private/cifar10",
+            "command": "finetune.py --dataset_name /home/alice/data/pets --model uoft-cs/model --output_dir=/tmp/x/run "
+            "--hub_token hf_abcdefghijklmnopqrstuvwxyz --image C:\\Users\\alice\\cat.png --lr 1e-3 --a ~/secret/b",
+            "nested": {"files": [Path("/srv/photos/cat.png"), "relative/stays.png"], "none": None, "flag": True},
+        }
+    )
+    assert cleaned == {
+        "accuracy": 0.5,
+        "evaluated_on": "split 'test' of cifar10",
+        "command": "finetune.py --dataset_name pets --model uoft-cs/model --output_dir=run "
+        "--hub_token ... --image cat.png --lr 1e-3 --a b",
+        "nested": {"files": ["cat.png", "relative/stays.png"], "none": None, "flag": True},
+    }
+    with pytest.raises(ValueError, match="results cannot be written as JSON"):
+        public_results({"model": object()})
+    with pytest.raises(ValueError, match="leave out what is not a finite number"):
+        public_results({"nll": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["see /home/alice/notes.txt", r"C:\Users\alice\x", "/Users/alice/model", f"{os.getcwd()}/data", f'"{Path.home()}"'],
+)
+def test_a_path_of_this_machine_or_anybody_s_home_stops_the_push(tmp_path, text):
+    (tmp_path / "README.md").write_text(f"# Card\n{text}\n")
+    with pytest.raises(ValueError, match=r"README.md would publish .* nothing was sent"):
+        check_nothing_private(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["https://example.org/home/page", "a/home/b", "hf_transfer", "the home/office rug"])
+def test_words_that_look_a_little_like_it_do_not(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    check_nothing_private(tmp_path)
+
+
+def test_tokens_stop_the_push_and_are_not_repeated(tmp_path):
+    (tmp_path / "README.md").write_text("token: hf_abcdefghijklmnopqrstuvwxyz0123456789")
+    with pytest.raises(ValueError, match=r"README\.md would publish an access token") as error:
+        check_nothing_private(tmp_path)
+    assert "hf_abc" not in str(error.value)
+    (tmp_path / "README.md").write_text("the password is swordfish")
+    with pytest.raises(ValueError, match=r"README\.md would publish an access token"):
+        check_nothing_private(tmp_path, secrets=["swordfish"])
+
+
+def test_a_figure_s_metadata_is_searched_too(tmp_path, model):
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Source", "/home/alice/secret/plot.py")
+    Image.new("RGB", (4, 4)).save(tmp_path / "plot.png", pnginfo=notes)
+    with pytest.raises(ValueError, match=r"figures/plot.png would publish /home/alice"):
+        list_contents(model, None, "alice/vit-bndl", figures=[tmp_path / "plot.png"])
+
+
+def test_figures_that_are_not_there_or_share_a_name_are_errors(tmp_path, model, figure):
+    with pytest.raises(ValueError, match=r"figures names nowhere.png, which is no file here"):
+        list_contents(model, None, "alice/vit-bndl", figures=["nowhere.png"])
+    (tmp_path / "other").mkdir()
+    same = tmp_path / "other" / figure.name
+    same.write_bytes(figure.read_bytes())
+    with pytest.raises(ValueError, match=r"two files called reliability.png"):
+        list_contents(model, None, "alice/vit-bndl", figures=[figure, same])
+
+
+def test_only_our_classifiers_are_published(model):
+    with pytest.raises(ValueError, match="A ViTForImageClassification is no BNDLForImageClassification"):
+        list_contents(model.backbone, None, "alice/vit-bndl")
+
+
+def test_nothing_of_the_machine_is_in_what_a_whole_run_would_publish(tmp_path):
+    """Fine-tune with the command line somebody would type, then look into every byte that a push would send."""
+    home = tmp_path / "home_of_jo"
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "USER": "jo_the_user",
+        "LOGNAME": "jo_the_user",
+        "HF_TOKEN": "hf_secretsecretsecretsecretsecret",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = f"""
+        {sys.executable} {REPOSITORY}/scripts/finetune.py --model_type resnet --image_size 8 --dataset_name digits
+        --config_overrides {{"embedding_size":8,"hidden_sizes":[8,16],"depths":[1,1],"layer_type":"basic"}}
+        --max_steps 2 --max_eval_samples 20 --per_device_train_batch_size 8 --output_dir {home}/outputs/run
+    """
+    subprocess.run(command.split(), env=environment, cwd=home, check=True, capture_output=True)
+    assert (home / "outputs" / "run" / "training_args.bin").exists()  # and it stays where it is
+    keep = tmp_path / "sent"
+    code = f"""
+import json, sys
+from pathlib import Path
+from transformers import AutoImageProcessor
+from bndl_hf import BNDLForImageClassification
+from bndl_hf.hub.contents import write_contents
+run = Path("outputs/run").absolute()
+Path({str(keep)!r}).mkdir()
+write_contents(Path({str(keep)!r}), BNDLForImageClassification.from_pretrained(run),
+    AutoImageProcessor.from_pretrained(run), repo_id="jo/resnet-bndl",
+    results=json.loads((run / "results.json").read_text()), base_model=str(run), dataset_name=str(run))
+"""
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, check=True, capture_output=True)
+    files = [path for path in keep.rglob("*") if path.is_file()]
+    assert {"results.json", "config.json", "README.md", "model.safetensors"} <= {path.name for path in files}
+    secrets = ("home_of_jo", "jo_the_user", "secretsecret", str(tmp_path), str(REPOSITORY), sys.prefix)
+    for path in files:
+        content = path.read_bytes()
+        assert not [secret for secret in secrets if secret.encode() in content], path.name

@@ -1,0 +1,99 @@
+"""A checkpoint where this package is not installed: everything works, also after saving or pushing again."""
+
+import json
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bndl_hf import BNDLModel
+from bndl_hf.training.pixel_values import make_image_processor
+from model.tiny import IMAGE_SIZE, tiny_model
+
+STRANGER = Path(__file__).with_name("stranger.py")
+LABELS = {i: name for i, name in enumerate(("cat", "dog", "owl", "fox", "bee"))}
+PIXEL_VALUES = torch.linspace(-1, 1, 2 * 3 * 30 * 30).view(2, 3, 30, 30)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("vit", id2label=LABELS)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "noise.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def ask_stranger(home, source, image, *flags, **environment):
+    """What stranger.py saw, in a process without this package: -S leaves out the .pth file that installs it."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))},
+        "PYTHONPATH": os.pathsep.join(site.getsitepackages()),
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
+    command = [sys.executable, "-S", STRANGER, source, image, *flags]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def assert_saw(seen, model, labels):
+    """The stranger's answers are the installed package's, to the last bit but for the pipelines' batching."""
+    assert not seen["has_package"]
+    assert seen["modules"] == ["transformers_modules"]
+    assert seen["labels"] == labels
+    prediction, evidence = model.predict(PIXEL_VALUES), model.explain(PIXEL_VALUES, top_k=3)
+    assert seen["probs"] == prediction.probs.tolist()
+    assert seen["p_value"] == prediction.p_value.tolist()
+    assert seen["factors"] == evidence.factors.tolist()
+    assert seen["logit"] == evidence.logit.tolist()
+    scorer = BNDLModel(model.config).eval()
+    scorer.load_state_dict(model.state_dict())
+    assert seen["factor_scores"] == scorer(PIXEL_VALUES).factor_scores.tolist()
+    assert seen["entries"] == seen["entries_from_objects"]
+    assert {"label", "score", "p_value", "is_certain", "epistemic"} <= set(seen["entries"][0])
+    assert seen["entries"][0]["score"] == pytest.approx(seen["answer"]["probability"])
+    assert seen["answer"]["evidence"]["label"] == seen["answer"]["label"] == seen["entries"][0]["label"]
+
+
+def doubled(model):
+    """The change stranger.py makes before saving."""
+    changed = tiny_model("vit", id2label=LABELS)
+    changed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        changed.decision_layer.raw_loadings.mul_(2)
+    return changed
+
+
+RENAMED = [f"renamed {name}" for name in LABELS.values()]
+
+
+def test_from_a_folder_and_from_what_a_stranger_saved(tmp_path, model, image):
+    model.save_pretrained(tmp_path / "first")
+    make_image_processor(IMAGE_SIZE).save_pretrained(tmp_path / "first")
+    home = tmp_path / "home"
+    home.mkdir()
+    seen = ask_stranger(home, tmp_path / "first", image, "--save", tmp_path / "second")
+    assert_saw(seen, model, list(LABELS.values()))
+    for file in (tmp_path / "first").glob("*.py"):
+        assert (tmp_path / "second" / file.name).read_text() == file.read_text()
+    # Somebody else gets it, without the first folder or what it left in the cache.
+    os.rename(tmp_path / "first", tmp_path / "gone")
+    other = tmp_path / "other"
+    other.mkdir()
+    again = ask_stranger(other, tmp_path / "second", image)
+    assert again["probs"] == seen["changed_probs"]
+    assert_saw(again, doubled(model), RENAMED)
