@@ -3,6 +3,7 @@
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import _http
+from transformers.utils import hub as transformers_hub
 
 from hub_server import HubServer
 
@@ -16,7 +17,10 @@ def hub(monkeypatch):
         # The suite is offline; this process reads its settings once, so they are changed where they are kept.
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(transformers_hub, "_hf_api", None)  # the client transformers keeps
         monkeypatch.setenv("HF_TOKEN", "hf_alice")
         yield server
 

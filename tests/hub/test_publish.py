@@ -1,7 +1,11 @@
 """Pushing and pulling over real HTTP: one commit or nothing, whatever goes wrong on the way."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
+from huggingface_hub import HfApi, constants
 from PIL import Image
 
 from bndl_hf.hub import HubError, pull_from_hub, push_to_hub
@@ -35,6 +39,12 @@ def other_model():
 
 def push(model, processor, repo=REPO, **arguments):
     return push_to_hub(model, processor, repo, **{"results": RESULTS, **arguments})
+
+
+def safetensors(model):
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return (Path(folder) / "model.safetensors").read_bytes()
 
 
 def commits(api, repo=REPO, revision=None):
@@ -141,10 +151,7 @@ STATUSES = {
 }
 
 
-def number_of_requests(hub, model, repo):
-    before = len(hub.requests)
-    push(model, None, repo)
-    return len(hub.requests) - before
+CARD = "---\nlibrary_name: bndl-hf\n---\nShort, for these tests push a hundred times."
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
@@ -152,33 +159,197 @@ def number_of_requests(hub, model, repo):
 def test_a_fault_at_any_request_leaves_the_remote_as_it_was_and_a_retry_succeeds(
     hub, api, model, other_model, no_waiting, exists, fault
 ):
-    count = number_of_requests(hub, model, "alice/rehearsal")
-    if exists:
-        push(model, None)
-        count = number_of_requests(hub, other_model, "alice/rehearsal")
-    assert count >= 5
+    push(model, None, card=CARD)
+    before_count = len(hub.requests)
+    push(*((other_model, None) if exists else (model, None, "alice/another")), card=CARD)
+    number_of_requests = len(hub.requests) - before_count
+    assert number_of_requests >= 6
+    api.delete_repo(REPO)
     failed = 0
-    for n in range(1, count + 1):
+    for n in range(1, number_of_requests + 1):
+        hub.forget_blobs()
+        if exists:
+            push(model, None, card=CARD)
         before = hub.snapshot(REPO)
         hub.fault_at(n, fault)
+        succeeded = True
         try:
-            push(other_model, None)
+            push(other_model, None, card=CARD)
         except HubError as error:
-            failed += 1
-            assert "Pushing to alice/vit-bndl failed: " in str(error), (n, error)
-            assert "Nothing on the Hub was changed." in str(error), (n, error)
-            assert hub.snapshot(REPO) == before, n
+            succeeded, sentence = False, str(error)
         hub.clear_faults()
-        push(other_model, None)  # a retry
-        assert hub.files(REPO)["model.safetensors"], n
-        if not exists:
-            api.delete_repo(REPO)
+        if not succeeded:
+            failed += 1
+            assert "Pushing to alice/vit-bndl failed: " in sentence, (n, sentence)
+            assert "Nothing on the Hub was changed." in sentence, (n, sentence)
+            assert hub.snapshot(REPO) == before, n
+            push(other_model, None, card=CARD)
+        assert len(commits(api)) == (3 if exists else 2), n
+        assert hub.files(REPO)["model.safetensors"] == safetensors(other_model), n
+        api.delete_repo(REPO)
     assert failed
 
 
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
+@pytest.mark.parametrize("fault", [429, 500, "cut request", "cut response"])
+def test_a_fault_that_outlasts_the_clients_repetitions_fails_and_changes_nothing(
+    hub, model, other_model, no_waiting, exists, fault
+):
+    if exists:
+        push(model, None, card=CARD)
+    before = hub.snapshot(REPO)
+    for path in ("/preupload/", "/objects/batch", "/lfs/", "/commit/"):
+        if isinstance(fault, int):
+            hub.fail(fault, path_contains=path, times=100)
+        else:
+            hub.cut(fault.split()[1], path_contains=path, times=100)
+        if path == "/commit/" and fault == "cut response":
+            push(other_model, None, card=CARD)  # it was made; only the answer was lost, and the client looks
+            assert hub.files(REPO)["model.safetensors"] == safetensors(other_model)
+            break
+        with pytest.raises(HubError, match=r"Pushing to alice/vit-bndl failed: .*Nothing on the Hub was changed\."):
+            push(other_model, None, card=CARD)
+        hub.clear_faults()
+        assert hub.snapshot(REPO) == before, path
+
+
+def test_what_cannot_be_taken_away_again_is_told(hub, model, no_waiting):
+    hub.fail(500, path_contains="/preupload/", times=100)
+    hub.fail(500, path_contains="/api/repos/delete", times=100)
+    with pytest.raises(HubError, match=r"An empty alice/vit-bndl may be left there; push again, or delete it\."):
+        push(model, None)
+    hub.clear_faults()
+    push(model, None)
+    hub.fail(500, path_contains="/preupload/", times=100)
+    hub.fail(500, path_contains="/branch/", method="DELETE", times=100)
+    with pytest.raises(HubError, match=r"The new branch trial may be left there; push again, or delete it\."):
+        push(model, None, revision="trial")
+
+
+def test_ctrl_c_takes_away_what_was_made(hub, model, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HfApi, "create_commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        push(model, None)
+    assert hub.snapshot(REPO) is None
+
+
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_status_says_what_to_do(hub, model, no_waiting, status):
+def test_every_status_says_what_to_do(hub, model, other_model, no_waiting, status):
     push(model, None)
     hub.fail(path_contains="/commit/", status=status, times=100)
     with pytest.raises(HubError, match=STATUSES[status]):
-        push(model, None)
+        push(other_model, None)
+
+
+def test_somebody_elses_push_in_between_is_not_overwritten(hub, api, model, other_model):
+    push(model, None)
+    api.upload_file(path_or_fileobj=b"theirs", path_in_repo="notes.txt", repo_id=REPO)
+    before = hub.snapshot(REPO)
+    hub.fail(path_contains="/commit/", status=412)
+    with pytest.raises(HubError, match="somebody else pushed in the meantime; look at their commit and push again"):
+        push(other_model, None)
+    assert hub.snapshot(REPO) == before
+
+
+@pytest.mark.parametrize(
+    ("repo", "message"),
+    [
+        ("bob/vit-bndl", "use a token with write access"),
+        ("alice/a/b", "Repo id must be in the form"),
+        ("alice/vit--bndl", "Cannot have -- or .. in repo_id"),
+    ],
+)
+def test_a_repository_that_cannot_be_pushed_to(hub, model, repo, message):
+    with pytest.raises(HubError, match=message):
+        push(model, None, repo)
+
+
+def test_nobody_logged_in(hub, model, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    with pytest.raises(HubError, match=r"log in (again )?with `hf auth login`"):
+        push(model, None, "vit-bndl")
+
+
+def test_an_access_token_that_expired(hub, model):
+    with pytest.raises(HubError, match="the Hub does not accept the access token; log in again"):
+        push(model, None, token="hf_expired")
+
+
+# ---- downloads that go wrong ----
+
+
+@pytest.mark.parametrize("direction", ["request", "response"])
+def test_a_download_cut_short_is_repeated_and_complete(hub, tmp_path, model, no_waiting, direction):
+    push(model, None)
+    hub.cut(direction, path_contains="/lfs/", method="GET", times=2)
+    pulled = pull_from_hub(REPO, cache_dir=tmp_path)
+    assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, model.predict(PIXEL_VALUES).probs)
+
+
+@pytest.mark.parametrize("direction", ["request", "response"])
+def test_a_download_that_never_ends_well_says_so_and_a_later_pull_succeeds(hub, tmp_path, model, no_waiting, direction):
+    push(model, None)
+    hub.cut(direction, path_contains="/lfs/", method="GET", times=1000)
+    with pytest.raises(HubError, match=r"Pulling from alice/vit-bndl failed: the connection was lost .*try again"):
+        pull_from_hub(REPO, cache_dir=tmp_path)
+    hub.clear_faults()
+    pulled = pull_from_hub(REPO, cache_dir=tmp_path)
+    assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, model.predict(PIXEL_VALUES).probs)
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_download_that_is_refused_says_what_to_do(hub, tmp_path, model, no_waiting, status):
+    push(model, None)
+    hub.fail(status, path_contains="/resolve/", times=1000)
+    with pytest.raises(HubError, match=STATUSES[status]):
+        pull_from_hub(REPO, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "message"),
+    [
+        ("alice/nothing", None, "the Hub does not know it, or hides it from this token; check the name"),
+        (REPO, "v9", "v9"),
+        ("alice", None, "alice"),
+    ],
+)
+def test_what_is_not_there_is_named(hub, tmp_path, model, repo, revision, message):
+    push(model, None)
+    with pytest.raises(HubError, match=message):
+        pull_from_hub(repo, revision, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("config.json", None, r"config\.json"),
+        ("model.safetensors", None, r"model\.safetensors"),
+        ("model.safetensors", b"\x00" * 40, "damaged|incomplete"),
+        ("config.json", b'{"model_type": "resnet"}', "resnet"),
+        ("results.json", b'{"accuracy": ', r"results\.json"),
+    ],
+)
+def test_a_repository_that_is_no_whole_checkpoint_says_what_is_wrong(hub, api, tmp_path, model, path, content, message):
+    push(model, None)
+    if content is None:
+        api.delete_file(path, REPO)
+    else:
+        api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=REPO)
+    with pytest.raises(ValueError, match=message) as caught:
+        pull_from_hub(REPO, cache_dir=tmp_path)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_sharded_checkpoint_comes_back_and_a_missing_shard_is_named(hub, api, tmp_path, model):
+    model.push_to_hub(REPO, max_shard_size="40KB")
+    shards = [name for name in hub.files(REPO) if name.startswith("model-0")]
+    assert len(shards) > 1
+    pulled = pull_from_hub(REPO, cache_dir=tmp_path)
+    assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, model.predict(PIXEL_VALUES).probs)
+    api.delete_file(shards[0], REPO)
+    with pytest.raises(ValueError, match=shards[0]):
+        pull_from_hub(REPO, cache_dir=tmp_path)

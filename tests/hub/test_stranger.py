@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from bndl_hf import BNDLModel
+from bndl_hf.hub import push_to_hub
 from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
 
@@ -97,3 +98,27 @@ def test_from_a_folder_and_from_what_a_stranger_saved(tmp_path, model, image):
     again = ask_stranger(other, tmp_path / "second", image)
     assert again["probs"] == seen["changed_probs"]
     assert_saw(again, doubled(model), RENAMED)
+
+
+def test_over_http_pushed_again_by_a_stranger_and_offline_from_the_cache(tmp_path, hub, model, image):
+    push_to_hub(model, make_image_processor(IMAGE_SIZE), "alice/digits")
+    homes = {name: tmp_path / name for name in ("bob", "carol")}
+    for home in homes.values():
+        home.mkdir()
+
+    def over_http(name, token=None):
+        return {**hub.environment(token, homes[name]), "HF_HUB_OFFLINE": "0"}
+
+    seen = ask_stranger(homes["bob"], "alice/digits", image, "--push", "bob/digits", **over_http("bob", "hf_bob"))
+    assert_saw(seen, model, list(LABELS.values()))
+    theirs = hub.files("bob/digits")
+    assert {name: theirs[name] for name in theirs if name.endswith(".py")} == {
+        name: content for name, content in hub.files("alice/digits").items() if name.endswith(".py")
+    }
+    assert "alice" not in theirs["config.json"].decode()
+
+    again = ask_stranger(homes["carol"], "bob/digits", image, **over_http("carol"))
+    assert again["probs"] == seen["changed_probs"]
+    assert_saw(again, doubled(model), RENAMED)
+    hub.close()
+    assert ask_stranger(homes["carol"], "bob/digits", image) == again  # offline, from the cache

@@ -4,8 +4,8 @@
         hub.add_user("alice", token="hf_alice")
         api = HfApi(endpoint=hub.url, token="hf_alice")
 
-Repositories, branches, tags, pull requests, LFS uploads and downloads with ranges; who may do what; and on request every
-failure a network has (faults.py). `snapshot` is what a test compares to say that the remote is as it was.
+Repositories, branches, tags, pull requests, LFS uploads and downloads with ranges; who may do what; and on request
+every failure a network has (faults.py). `snapshot` is what a test compares to say that the remote is as it was.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class HubServer:
         self._server.daemon_threads = True
         self._server.hub = self  # the handler finds its Hub here
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.cdn = f"http://localhost:{self._server.server_port}"  # large files are served by another host
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     def __enter__(self) -> HubServer:
@@ -77,6 +78,10 @@ class HubServer:
             c.oid: (c.title, c.parent, {p: e.content for p, e in c.files.items()}) for c in repo.commits.values()
         }
         return {"private": repo.private, "refs": dict(repo.refs), "commits": commits}
+
+    def forget_blobs(self) -> None:
+        """Large files uploaded so far have to be uploaded again."""
+        self.store.blobs.clear()
 
     def fail(self, status: int, path_contains: str = "", method: str | None = None, times: int = 1) -> None:
         """Answer the next `times` matching requests with `status` instead of doing anything."""

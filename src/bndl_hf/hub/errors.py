@@ -32,14 +32,19 @@ class HubError(OSError):
 
 def hub_error(what: str, repo_id: str, error: BaseException, revision: str | None = None) -> HubError:
     """The sentence for `error`, which stopped `what` ("Pushing to", "Pulling from") `repo_id`."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the client's wrapper around a failed upload
-        error = error.__cause__
+    cause = error.__cause__
+    # The client's wrappers around a failed upload, and around a download that the Hub refused.
+    if cause is not None and (
+        isinstance(error, RuntimeError)
+        or (isinstance(error, LocalEntryNotFoundError) and isinstance(cause, HfHubHTTPError))
+    ):
+        error = cause
     return HubError(f"{what} {repo_id} failed: {_reason(error, repo_id, revision)}.")
 
 
 def _reason(error: BaseException, repo_id: str, revision: str | None) -> str:
     if isinstance(error, HFValidationError):
-        return f"{repo_id!r} is no repository's name; write namespace/name, as in alice/vit-bndl"
+        return f"{_first_line(error)}; write namespace/name, as in alice/vit-bndl"
     if isinstance(error, LocalTokenNotFoundError):
         return "there is no access token here; log in with `hf auth login`, or pass token=..."
     if isinstance(error, OfflineModeIsEnabled):

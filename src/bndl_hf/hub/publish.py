@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 
 # Files of an earlier push that would contradict a new one: other shards, other formats, figures no longer shown.
 _OUTDATED = ("model*.safetensors*", "pytorch_model*.bin*", f"{FIGURES_FOLDER}/*")
-# RuntimeError is what the client makes of a failed upload.
-_FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError)
+# RuntimeError and ValueError are what the client makes of a failed or refused upload of large files.
+_FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError, ValueError)
 
 
 def push_to_hub(
@@ -155,8 +156,8 @@ class _Push:
             return None
         found = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
         for addition in additions:
-            expected = {addition.upload_info.sha256.hex(), git_hash(Path(str(addition.path_or_fileobj)).read_bytes())}
-            if found.get(addition.path_in_repo) not in expected:
+            content = Path(str(addition.path_or_fileobj)).read_bytes()
+            if found.get(addition.path_in_repo) not in (sha256(content).hexdigest(), git_hash(content)):
                 return None
         return CommitInfo(
             commit_url=f"{self.api.endpoint}/{self.repo_id}/commit/{info.sha}",
