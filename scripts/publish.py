@@ -47,8 +47,8 @@ class PublishArguments:
     base_model: str | None = field(default=None, metadata={"help": "For a new card: the classifier that was wrapped."})
     dataset_name: str | None = field(default=None, metadata={"help": "For a new card: the data it was trained on."})
     license: str | None = field(default=None, metadata={"help": "For a new card, e.g. apache-2.0."})
-    private: bool | None = field(
-        default=None, metadata={"help": "Of a repository that is made; default: as your account is set."}
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository private; without it, as your account is set."}
     )
     revision: str | None = field(default=None, metadata={"help": "Branch to push to, made if it is not there."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of changing the branch."})
@@ -67,7 +67,7 @@ def gather(arguments: PublishArguments) -> dict[str, Any]:
         "model": BNDLForImageClassification.from_pretrained(arguments.model_name_or_path),
         "processor": AutoImageProcessor.from_pretrained(arguments.model_name_or_path),
         "repo_id": arguments.repo_id,
-        "results": json.loads(results.read_text(encoding="utf-8")) if results else None,
+        "results": _read_results(results) if results else None,
         "figures": arguments.figures,
         "card": ModelCard.load(card) if card else None,
         **new_facts,
@@ -81,6 +81,13 @@ def _chosen(given: str | None, default: Path, flag: str) -> Path | None:
     if not Path(given).is_file():
         raise ValueError(f"{flag} {given} is no file here.")
     return Path(given)
+
+
+def _read_results(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); name another file with --results.") from error
 
 
 def print_contents(contents: dict[str, int], repo_id: str) -> None:
@@ -101,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     commit = push_to_hub(
         **contents,
-        private=arguments.private,
+        private=arguments.private or None,
         revision=arguments.revision,
         create_pr=arguments.create_pr,
         commit_message=arguments.commit_message,

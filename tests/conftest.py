@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers.utils import logging
 
+from hub_server.fixtures import api, hub, no_waiting  # noqa: F401 - fixtures
 from model.tiny import BACKBONES, IMAGE_SIZE, tiny_model
 
 torch.set_num_threads(1)

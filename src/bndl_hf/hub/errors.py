@@ -63,10 +63,8 @@ def _reason(error: BaseException, repo_id: str, revision: str | None) -> str:
             return f"the Hub has trouble of its own (status {status}); try again later"
         return f"{_BY_STATUS.get(status, 'the Hub refused it')} (status {status}: {_server_message(error)})"
     if isinstance(error, HTTPError | ConnectionError | TimeoutError):
-        return (
-            f"the connection was lost ({type(error).__name__}: {_first_line(error)}); check the network and try again"
-        )
-    return f"{type(error).__name__}: {_first_line(error)}"
+        return f"the connection was lost ({_named(error)}); check the network and try again"
+    return _named(error)
 
 
 def _server_message(error: HfHubHTTPError) -> str:

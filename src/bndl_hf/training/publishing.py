@@ -5,6 +5,7 @@ Departure: transformers' Trainer uploads its whole output folder, training_args.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -13,7 +14,9 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
-from bndl_hf.hub import push_to_hub
+from bndl_hf.hub import HubError, push_to_hub
+
+logger = logging.getLogger(__name__)
 
 
 class PublishingTrainer(Trainer):
@@ -63,20 +66,27 @@ class PublishingTrainer(Trainer):
         return HfApi().run_as_future(push_to_hub, model, self.processing_class, self.hub_model_id, **arguments)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Publish the model as it stands after a checkpoint; training waits, because its weights go on changing."""
+        """Publish the model as it stands after a checkpoint.
+
+        Training waits, because its weights go on changing, but does not end when the Hub cannot be reached: the
+        checkpoint is on disk, and the next one is published again.
+        """
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
         progress = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
-        push_to_hub(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            self.hub_model_id,
-            results=self._last_evaluation(),
-            commit_message=f"Training in progress, {progress}",
-            token=self.args.hub_token,
-            revision=self.args.hub_revision,
-        )
+        try:
+            push_to_hub(
+                self.accelerator.unwrap_model(self.model),
+                self.processing_class,
+                self.hub_model_id,
+                results=self._last_evaluation(),
+                commit_message=f"Training in progress, {progress}",
+                token=self.args.hub_token,
+                revision=self.args.hub_revision,
+            )
+        except HubError as error:
+            logger.warning(f"{error} Training goes on; {checkpoint_folder} is complete.")
 
     def _last_evaluation(self) -> dict[str, Any]:
         """Metrics of the latest evaluation, without the "eval_" before their names."""
