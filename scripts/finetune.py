@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from huggingface_hub import CommitInfo
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, HfArgumentParser, set_seed
 from transformers.utils import logging
 
@@ -238,7 +239,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         )
     if trainer.is_world_process_zero():
         print_summary(results, arguments.output_dir)
-    if commit is not None:
+    if isinstance(commit, CommitInfo):
         print(f"Published: {commit.commit_url}")
     return results
 
