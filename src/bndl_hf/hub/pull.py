@@ -72,7 +72,7 @@ def pull_from_hub(
 
     Example:
         >>> pulled = pull_from_hub("alice/vit-bndl")
-        >>> pulled.model.predict(pulled.processor(images=image, return_tensors="pt").pixel_values)
+        >>> pulled.model.predict(**pulled.processor(images=image, return_tensors="pt"))
     """
     trouble = None
     try:
