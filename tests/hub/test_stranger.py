@@ -2,9 +2,6 @@
 
 import json
 import os
-import site
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,8 @@ from bndl_hf import BNDLModel
 from bndl_hf.hub import push_to_hub
 from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
+
+from .processes import run_python
 
 STRANGER = Path(__file__).with_name("stranger.py")
 LABELS = {i: name for i, name in enumerate(("cat", "dog", "owl", "fox", "bee"))}
@@ -36,17 +35,9 @@ def image(tmp_path_factory):
 
 
 def ask_stranger(home, source, image, *flags, **environment):
-    """What stranger.py saw, in a process without this package: -S leaves out the .pth file that installs it."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))},
-        "PYTHONPATH": os.pathsep.join(site.getsitepackages()),
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        **environment,
-    }
-    command = [sys.executable, "-S", STRANGER, source, image, *flags]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=home)
+    """What stranger.py saw, in a process without this package."""
+    environment = {"HF_HUB_OFFLINE": "1", **environment}
+    done = run_python([STRANGER, source, image, *flags], home, installed=False, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
