@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .artefact import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
+from .decisions import check_decisions
 from .presets import KL_LOCAL_BUDGET, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
@@ -40,8 +41,9 @@ _POSITIVE = (
 )
 _NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
 
-# Counted up whenever older code would read a new configuration wrongly.
-FORMAT_VERSION = 1
+# Counted up whenever older code would read a new configuration wrongly. 2: temperature, variance_scale, abstain_below
+# and conformal; code of version 1 keeps the fields and answers as if they were not there.
+FORMAT_VERSION = 2
 
 
 class BNDLConfig(PretrainedConfig):
@@ -85,6 +87,9 @@ class BNDLConfig(PretrainedConfig):
             is large (released code).
         num_samples (`int`): S, draws behind `p_value` and Monte-Carlo prediction. 20: the paper's value, App. A.1.
         certainty_threshold (`float`): `is_certain` is p_value below this fraction. .05: the paper's value, Sec. 5.
+        temperature, variance_scale (`float`): recalibration of the predictive (mean_field.py); see `set_temperature`.
+        abstain_below (`float`): largest probability from which on an image is answered; see `set_abstention`.
+        conformal (`dict`): the prediction sets `predict` answers with; see `set_conformal`.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
             loadings' KL when that is scaled "per_image".
         format_version (`int`): of the saved configuration; a newer one than this code knows is refused.
@@ -137,6 +142,10 @@ class BNDLConfig(PretrainedConfig):
     loading_init: str = _UNSET
     num_samples: int = 20
     certainty_threshold: float = 0.05
+    temperature: float = 1.0
+    variance_scale: float = 1.0
+    abstain_below: float | None = None
+    conformal: dict | None = None
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION
 
@@ -168,6 +177,7 @@ class BNDLConfig(PretrainedConfig):
                 f"The configuration has format_version={version}, which a newer bndl-hf wrote; this one reads up to "
                 f"{FORMAT_VERSION}. Upgrade it with `pip install -U bndl-hf`."
             )
+        config_dict = {**config_dict, "format_version": FORMAT_VERSION}  # what it is saved as from now on
         if kwargs.get("preset", config_dict.get("preset")) != config_dict.get("preset"):
             raise ValueError(
                 f"preset={kwargs['preset']!r}, but this configuration was made with {config_dict.get('preset')!r} and "
@@ -222,6 +232,7 @@ class BNDLConfig(PretrainedConfig):
             raise ValueError(f"num_samples={self.num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
         if not 0 < self.certainty_threshold < 1:
             raise ValueError(f"certainty_threshold={self.certainty_threshold} must lie between 0 and 1.")
+        check_decisions(self)
 
     @classmethod
     def from_backbone_config(
