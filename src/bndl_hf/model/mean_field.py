@@ -38,13 +38,16 @@ def damping(gap_variance: Tensor, temperature: float | Tensor, variance_scale: f
 
 
 def recalibrated_samples(
-    samples: Tensor, temperature: float | Tensor = 1.0, variance_scale: float | Tensor = 1.0
+    samples: Tensor, temperature: float | Tensor = 1.0, spread: float | Tensor = 1.0
 ) -> Tensor:
-    """Draws of l' for draws of the logits l [S, B, C]: pulled to or pushed from their mean by sqrt(v), divided by T."""
-    if isinstance(temperature, float) and temperature == variance_scale == 1:
+    """Draws of l' for draws of the logits l [S, B, C]: their distance to their mean times sqrt(v), all divided by T.
+
+    `spread` is sqrt(v), so that there is a gradient at zero.
+    """
+    if not isinstance(temperature, Tensor) and temperature == spread == 1:
         return samples
     mean = samples.mean(dim=0)
-    return (mean + variance_scale**0.5 * (samples - mean)) / temperature
+    return (mean + spread * (samples - mean)) / temperature
 
 
 def mutual_information(

@@ -2,11 +2,15 @@
 
 A fitted predictor is a threshold on a score of each class. bndl_hf.uncertainty.fit_conformal finds it on held-out
 images; here it is applied, because it travels with the model. Three scores of class c, with its rank r (1: most
-probable), the probability mass A before it in that order, and u = 1 or, randomised, uniform in [0, 1):
+probable), the probability mass A of the classes before it, and u = 0 or, randomised, uniform in [0, 1):
 
     lac     1 - p_c                                       Sadinle et al. 2019: smallest sets on average
     aps     A + u p_c                                     Romano et al. 2020: wider sets for harder images
     raps    A + u p_c + penalty max(0, r - free_ranks)    Angelopoulos et al. 2021: the same without long tails
+
+With u = 0 a set is filled with the most probable classes until their mass passes the threshold. u = 1 would be as valid,
+but a sure and right answer, whose first class has nearly all the mass, then scores worst, so an accurate model would get
+large sets wherever it is less sure than that.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ SET_METHODS = ("lac", "aps", "raps")
 
 
 def set_scores(
-    probs: Tensor, method: str, penalty: float = 0.0, free_ranks: int = 0, mass: Tensor | float = 1.0
+    probs: Tensor, method: str, penalty: float = 0.0, free_ranks: int = 0, mass: Tensor | float = 0.0
 ) -> Tensor:
     """Score of every class, low for classes that belong in the set; formulas above.
 
@@ -31,7 +35,7 @@ def set_scores(
         probs: [B, C].
         method: "lac", "aps" or "raps".
         penalty, free_ranks: of "raps".
-        mass: u, 1 or one number per image [B]: the share of the class's own probability that counts.
+        mass: u, 0 or one number per image [B]: the share of the class's own probability that counts.
 
     Returns:
         [B, C], float64.
@@ -60,8 +64,8 @@ class ConformalPredictor:
         num_images: how many images it was fitted on.
         num_classes: C.
         penalty, free_ranks: of "raps".
-        randomized: whether the class at the edge of a set goes in by lot, which makes the coverage of "aps" and "raps"
-            hold with smaller sets, and the sets of one image differ from call to call.
+        randomized: "aps" and "raps": whether the class at the edge of a set goes in by lot, which makes the coverage
+            exact where a model is right more often than asked, and the sets of one image differ from call to call.
         allow_empty: whether a set may be empty; otherwise the most probable class is always in it.
 
     Example:
@@ -151,9 +155,9 @@ def in_float64(values: Tensor) -> Tensor:
 
 
 def edge_mass(num_images: int, randomized: bool, generator: torch.Generator | None) -> Tensor:
-    """u of each image, [B], float64: uniform in [0, 1), or 1 where nothing is left to chance."""
+    """u of each image, [B], float64: uniform in [0, 1), or 0 where nothing is left to chance."""
     if not randomized:
-        return torch.ones(num_images, dtype=torch.float64)
+        return torch.zeros(num_images, dtype=torch.float64)
     device = "cpu" if generator is None else generator.device
     return torch.rand(num_images, generator=generator, dtype=torch.float64, device=device)
 

@@ -196,7 +196,7 @@ def predict_by_sampling(
         given_loadings += log_probs.exp() / num_samples
         conditional_entropy += _entropy(log_probs) / num_samples
     samples = torch.stack(draws)  # [S, B, C]
-    recalibrated = recalibrated_samples(samples, temperature, variance_scale)
+    recalibrated = recalibrated_samples(samples, temperature, variance_scale**0.5)
     probs = recalibrated.softmax(dim=-1).mean(dim=0)
     mean = samples.mean(dim=0)
     first, second = _top_two(mean)
