@@ -15,8 +15,8 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
-from .predictive import BNDLPrediction
 from .prediction_sets import ConformalPredictor, in_float64
+from .predictive import BNDLPrediction
 
 logger = logging.get_logger(__name__)
 

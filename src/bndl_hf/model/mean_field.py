@@ -37,9 +37,7 @@ def damping(gap_variance: Tensor, temperature: float | Tensor, variance_scale: f
     return torch.sqrt(temperature**2 + variance_scale * (math.pi / 8 * gap_variance))
 
 
-def recalibrated_samples(
-    samples: Tensor, temperature: float | Tensor = 1.0, spread: float | Tensor = 1.0
-) -> Tensor:
+def recalibrated_samples(samples: Tensor, temperature: float | Tensor = 1.0, spread: float | Tensor = 1.0) -> Tensor:
     """Draws of l' for draws of the logits l [S, B, C]: their distance to their mean times sqrt(v), all divided by T.
 
     `spread` is sqrt(v), so that there is a gradient at zero.
@@ -55,8 +53,9 @@ def mutual_information(
 ) -> Tensor:
     """Mutual information of label and loadings to second order: 1/2 tr((diag p - p p^T) Cov_Phi[s]), [B], nats.
 
-    s_c is the gap to the top class t over its divisor (`damping`). Given theta, the loadings of two classes are independent, so with
-    v_c = Var_Phi(E[l_c | Phi]) the covariance of s_a and s_b is (v_t + [a = b] v_a) / (divisor_a divisor_b).
+    s_c is the gap to the top class t over its divisor (`damping`). Given theta, the loadings of two classes are
+    independent, so with v_c = Var_Phi(E[l_c | Phi]) the covariance of s_a and s_b is
+    (v_t + [a = b] v_a) / (divisor_a divisor_b).
     """
     v = scores.mean.square() @ loadings.variance  # [B, K] @ [K, C] -> [B, C]
     v_top = v.gather(1, top[:, None])

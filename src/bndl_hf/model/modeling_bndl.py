@@ -252,7 +252,7 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
             method: "exact" (closed forms, deterministic) or "monte_carlo" (S draws of the decision layer).
             num_samples: S; None takes the configuration's (20, the paper's). The exact p-value speaks of S draws too.
             generator: source of the draws, for repeatable Monte-Carlo predictions.
-            abstain_below: `is_answered` says whether the largest probability reaches it; None takes the configuration's.
+            abstain_below: `is_answered` is largest probability >= this; None takes the configuration's.
             **backbone_inputs: what else the backbone reads, see `extract_features`; so that
                 `model.predict(**processor(images, return_tensors="pt"))` fits every backbone.
 

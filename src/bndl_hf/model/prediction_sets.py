@@ -8,9 +8,9 @@ probable), the probability mass A of the classes before it, and u = 0 or, random
     aps     A + u p_c                                     Romano et al. 2020: wider sets for harder images
     raps    A + u p_c + penalty max(0, r - free_ranks)    Angelopoulos et al. 2021: the same without long tails
 
-With u = 0 a set is filled with the most probable classes until their mass passes the threshold. u = 1 would be as valid,
-but a sure and right answer, whose first class has nearly all the mass, then scores worst, so an accurate model would get
-large sets wherever it is less sure than that.
+With u = 0 a set is filled with the most probable classes until their mass passes the threshold. u = 1 would be as
+valid, but a sure and right answer, whose first class has nearly all the mass, then scores worst, so an accurate model
+would get large sets wherever it is less sure than that.
 """
 
 from __future__ import annotations

@@ -61,10 +61,10 @@ def fit_abstention(
     the same source. Without it the share of errors holds on the calibration images themselves, and on new images about
     every second time.
 
-    Departure: Geifman and El-Yaniv look for the threshold by bisection, where what is tried depends on what was found,
-    and which their sharing of delta among the steps does not cover. Here the thresholds tried are a hundred fixed ranks,
-    and the errors counted are those above a threshold, without the image that makes it; the bounds then hold together
-    exactly (Bonferroni).
+    Departure: Geifman and El-Yaniv look for the threshold by bisection, where what is tried depends on what was found;
+    sharing delta among the steps does not cover that. Here the thresholds tried are a hundred fixed ranks, and the
+    errors counted are those above a threshold, without the image that makes it; the bounds then hold together
+    (Bonferroni).
 
     Args:
         confidence_or_prediction: [N] any score that is higher for surer images; or a `BNDLPrediction`, whose largest
@@ -107,7 +107,7 @@ def fit_abstention(
 
 
 def risk_upper_bound(num_errors: int, num_answered: int, delta: float) -> float:
-    """Clopper-Pearson upper bound on an error rate: the b at which num_errors or fewer of num_answered have chance delta.
+    """Clopper-Pearson upper bound: the error rate at which num_errors or fewer of num_answered have chance delta.
 
     Args:
         num_errors: errors seen.
@@ -163,7 +163,7 @@ def _guaranteed(scores: Tensor, errors: Tensor, risk: float, delta: float, dtype
 
 
 def _next_above(score: Tensor, dtype: torch.dtype) -> float:
-    """The next larger number of the confidences' own precision, so that `confidence >= it` means `confidence > score`."""
+    """The next number of the confidences' own precision, so that `confidence >= it` means `confidence > score`."""
     precision = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     value = score.to(precision)
     return torch.nextafter(value, torch.full_like(value, math.inf)).item()

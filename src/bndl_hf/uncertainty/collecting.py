@@ -62,7 +62,8 @@ def collect_predictions(
             main = next((inputs.pop(name) for name in ("features", "pixel_values") if name in inputs), None)
             if main is None or truth is None:
                 raise ValueError(
-                    f"A batch has the entries {', '.join(batch)}; tensors called labels and features or pixel_values fit."
+                    f"A batch has the entries {', '.join(batch)}; tensors called labels, and features or "
+                    "pixel_values, fit."
                 )
             prediction = model.predict(main, **inputs, **predict_arguments)
             predictions.append({name: _on_cpu(getattr(prediction, name)) for name in _FIELDS})
@@ -99,7 +100,9 @@ def _batches(data: Any, labels: Tensor | None, batch_size: int) -> tuple[Iterabl
     if labels is not None:
         raise ValueError(f"labels go with a tensor; a {type(data).__name__} brings its own in its batches.")
     if isinstance(data, Mapping) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise TypeError(f"data is a {type(data).__name__}; pass a dataset, a DataLoader, batches, or a tensor and labels.")
+        raise TypeError(
+            f"data is a {type(data).__name__}; pass a dataset, a DataLoader, batches, or a tensor and labels."
+        )
     if isinstance(data, Dataset) or hasattr(data, "column_names"):
         num_images = len(data) if hasattr(data, "__len__") else None
         return DataLoader(data, batch_size=batch_size, collate_fn=_collate), num_images

@@ -47,12 +47,12 @@ def fit_conformal(
             a later change of temperature makes the threshold mean something else.
         labels: [N] true classes.
         coverage: in (0, 1).
-        method: "lac" (smallest sets on average), "aps" (adapts to hard images) or "raps" (the same, without long tails).
+        method: "lac" (smallest sets on average), "aps" (adapts to hard images) or "raps" (that without long tails).
         penalty: added for every rank beyond `free_ranks`, "raps" only; 0 is "aps".
         free_ranks: k_reg, ranks without a penalty, "raps" only.
-        randomized: "aps" and "raps": whether the class at a set's edge goes in by lot (Romano et al. 2020). The coverage
-            is then exact also where the most probable class alone covers more, with `allow_empty`; but sets differ from
-            call to call, so such a predictor is not stored with a model.
+        randomized: "aps" and "raps": whether the class at a set's edge goes in by lot (Romano et al. 2020). With
+            `allow_empty` the coverage is then exact also where the most probable class alone covers more; but sets
+            differ from call to call, so such a predictor is not stored with a model.
         class_conditional: a threshold for each class (Mondrian): the coverage holds within every class. Needs images of
             every class.
         allow_empty: whether a set may be empty. Otherwise the most probable class is always in it, which only adds to
@@ -212,8 +212,8 @@ def _check_enough(num_images: int, coverage: float, where: str = "") -> None:
     if _rank(num_images, coverage) > num_images:
         needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(
-            f"coverage={coverage} takes at least {needed} held-out images{where}; there are {num_images}. Pass more, or "
-            "ask for less."
+            f"coverage={coverage} takes at least {needed} held-out images{where}; there are {num_images}. Pass more, "
+            "or ask for less."
         )
 
 
@@ -227,8 +227,8 @@ def _check_sets(sets: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Ten
     checked = torch.as_tensor(sets).detach()
     if checked.ndim != 2 or checked.dtype != torch.bool or not len(checked):
         raise ValueError(
-            f"sets has shape {list(checked.shape)} and dtype {checked.dtype}; booleans, images by classes, [B, C], fit. "
-            "Pass predictor.predict_sets(probs)."
+            f"sets has shape {list(checked.shape)} and dtype {checked.dtype}; booleans, images by classes, [B, C], "
+            "fit. Pass predictor.predict_sets(probs)."
         )
     if labels is None:
         return checked, torch.zeros(len(checked), dtype=torch.long, device=checked.device)

@@ -1,8 +1,9 @@
 """Recalibration on held-out images: one or two numbers that make the probabilities say what they mean.
 
-Temperature scaling (Guo et al. 2017, arXiv:1706.04599) of a predictive that also knows its variance: the logits l become
-E[l] / T with variance v Var[l] / T^2 (`bndl_hf.model.mean_field`). The temperature softens every image alike, the
-variance scale softens those more whose logits are uncertain. Read conformal.py for sets, abstention.py for silence.
+Temperature scaling (Guo et al. 2017, arXiv:1706.04599) of a predictive that also knows its variance: the logits l get
+the mean E[l] / T and the variance v Var[l] / T^2 (`bndl_hf.model.mean_field`). The temperature softens every image
+alike, the variance scale softens those more whose logits are uncertain. Read conformal.py for sets, abstention.py for
+silence.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def fit_temperature(
         TypeError: a thing that neither is a prediction nor makes one.
 
     Example:
+        >>> from bndl_hf import BNDLConfig
+        >>> from bndl_hf.model.decision_layer import BNDLDecisionLayer
         >>> config = BNDLConfig(feature_dim=8, num_labels=3)
         >>> layer, features, labels = BNDLDecisionLayer(config), torch.rand(60, 8), torch.arange(60) % 3
         >>> fitted = fit_temperature(layer, labels, data=features, progress=False)
@@ -117,8 +120,8 @@ def fit_temperature(
     temperature, variance_scale = _minimise(objective, variance_scale)
     if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         logger.warning(
-            "The fitted temperature, %g, is the end of the range searched: the %d images do not determine it. Pass more "
-            "held-out images.",
+            "The fitted temperature, %g, is the end of the range searched: the %d images do not determine it. Pass "
+            "more held-out images.",
             temperature,
             len(truth),
         )
@@ -163,19 +166,18 @@ def _negative_log_likelihood(prediction: BNDLPrediction, labels: Tensor) -> _Obj
 def _minimise(objective: _Objective, variance_scale: float | None) -> tuple[float, float]:
     """T and v: the best point of a coarse grid, then a quasi-Newton descent that stays within the bounds."""
     temperatures = np.linspace(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE), 9)  # 1 is the middle one
-    # sqrt v: at v = 0 the gradient with respect to it vanishes, so that end has starts of its own.
-    scales = [0.0, 1.0, 3.0] if variance_scale is None else [math.sqrt(variance_scale)]
+    # sqrt v: at v = 0 the gradient with respect to it vanishes, so that end has a start of its own; 1 wins a tie.
+    scales = [1.0, 0.0, 3.0] if variance_scale is None else [math.sqrt(variance_scale)]
     lowest, highest = min(scales), math.sqrt(MAX_VARIANCE_SCALE) if variance_scale is None else max(scales)
     bounds = [(temperatures[0], temperatures[-1]), (lowest, highest)]
-    best: tuple[float, float, float] | None = None
+    best = (math.inf, 0.0, 1.0)  # negative log-likelihood, log T, sqrt v
     for scale in scales:
         values = [objective(np.array([t, scale]))[0] for t in temperatures]
         flat = max(values) - min(values) < 1e-12
         start = np.array([0.0 if flat else temperatures[int(np.argmin(values))], scale])
         found = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options=_PRECISE)
-        if best is None or found.fun < best[0] - 1e-12:
-            best = (float(found.fun), *map(float, found.x))
-    assert best is not None
+        if found.fun < best[0] - 1e-12:
+            best = (float(found.fun), float(found.x[0]), float(found.x[1]))
     temperature = min(max(math.exp(best[1]), MIN_TEMPERATURE), MAX_TEMPERATURE)
     for end in (MIN_TEMPERATURE, MAX_TEMPERATURE):  # exp(log(end)) may be off by a rounding
         temperature = end if math.isclose(temperature, end) else temperature
