@@ -137,7 +137,7 @@ def test_perfect_and_constant_predictions_have_defined_answers(caplog):
     logits = random_logits()
     perfect = fit_temperature(prediction_of(logits), logits.argmax(-1))
     assert perfect.temperature == 0.05
-    assert "the end of the range searched: the 300 images do not determine it" in caplog.text
+    assert "the end of the range searched. Either the 300 images do not determine it" in caplog.text
     spread = torch.rand(N, C)
     constant = fit_temperature(prediction_of(torch.zeros(N, C), spread), torch.arange(N) % C, variance_scale=None)
     assert (constant.temperature, constant.variance_scale) == (1.0, 1.0)
