@@ -120,8 +120,9 @@ def fit_temperature(
     temperature, variance_scale = _minimise(objective, variance_scale)
     if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         logger.warning(
-            "The fitted temperature, %g, is the end of the range searched. Either the %d images do not determine it (all "
-            "are right, say), or the variance is of the wrong size: pass more held-out images, or variance_scale=None.",
+            "The fitted temperature, %g, is the end of the range searched. Either the %d images do not determine it "
+            "(all are right, say), or the variance is of the wrong size: pass more held-out images, or "
+            "variance_scale=None.",
             temperature,
             len(truth),
         )
