@@ -5,7 +5,18 @@ import importlib
 
 import pytest
 
-MODULES = ["calibration", "deciles", "ood", "pavpu", "scoring", "selective", "streaming"]
+MODULES = [
+    "abstention",
+    "calibration",
+    "conformal",
+    "deciles",
+    "ood",
+    "pavpu",
+    "recalibration",
+    "scoring",
+    "selective",
+    "streaming",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -15,34 +15,15 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .artefact import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
+from .decisions import check_decisions
+from .fields import check_fields
 from .presets import FACTORS_PER_FEATURE, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "objective": ("exact", "sampled"),
-    "projection": ("none", "linear", "two_layer"),
-    "score_concentration": ("per_image", "per_factor"),
-    "score_concentration_input": ("features", "score_mean"),
-    "loading_concentration": ("per_factor", "per_entry"),
-    "kl_global_scaling": ("per_image", "per_factor"),
-    "bias": ("free", "non_negative", "none"),
-    "loading_init": ("alive", "linear"),
-}
-_POSITIVE = (
-    "score_prior_concentration",
-    "score_prior_rate",
-    "loading_prior_concentration",
-    "loading_prior_rate",
-    "score_scale_floor",
-    "loading_scale_floor",
-    "max_concentration",
-    "loading_density",
-)
-_NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
-
-# Counted up whenever older code would read a new configuration wrongly.
-FORMAT_VERSION = 1
+# Counted up whenever older code would read a new configuration wrongly. 2: temperature, variance_scale, abstain_below
+# and conformal; code of version 1 keeps the fields and answers as if they were not there.
+FORMAT_VERSION = 2
 
 
 class BNDLConfig(PretrainedConfig):
@@ -91,6 +72,9 @@ class BNDLConfig(PretrainedConfig):
             ends; the Trainer prunes the smallest while it trains. 1 prunes nothing.
         num_samples (`int`): S, draws behind `p_value` and Monte-Carlo prediction. 20: the paper's value, App. A.1.
         certainty_threshold (`float`): `is_certain` is p_value below this fraction. .05: the paper's value, Sec. 5.
+        temperature, variance_scale (`float`): recalibration of the predictive (mean_field.py); see `set_temperature`.
+        abstain_below (`float`): largest probability from which on an image is answered; see `set_abstention`.
+        conformal (`dict`): the prediction sets `predict` answers with; see `set_conformal`.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
             loadings' KL when that is scaled "per_image".
         format_version (`int`): of the saved configuration; a newer one than this code knows is refused.
@@ -144,6 +128,10 @@ class BNDLConfig(PretrainedConfig):
     loading_density: float = _UNSET
     num_samples: int = 20
     certainty_threshold: float = 0.05
+    temperature: float = 1.0
+    variance_scale: float = 1.0
+    abstain_below: float | None = None
+    conformal: dict | None = None
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION
 
@@ -159,7 +147,8 @@ class BNDLConfig(PretrainedConfig):
         if isinstance(self.backbone_config, dict):
             self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         super().__post_init__(**kwargs)
-        self._check_fields()
+        check_fields(self)
+        check_decisions(self)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> BNDLConfig:
@@ -174,6 +163,7 @@ class BNDLConfig(PretrainedConfig):
                 f"The configuration has format_version={version}, which a newer bndl-hf wrote; this one reads up to "
                 f"{FORMAT_VERSION}. Upgrade it with `pip install -U bndl-hf`."
             )
+        config_dict = {**config_dict, "format_version": FORMAT_VERSION}  # what it is saved as from now on
         if kwargs.get("preset", config_dict.get("preset")) != config_dict.get("preset"):
             raise ValueError(
                 f"preset={kwargs['preset']!r}, but this configuration was made with {config_dict.get('preset')!r} and "
@@ -191,48 +181,6 @@ class BNDLConfig(PretrainedConfig):
         """
         with naming_the_code_in(save_directory, self):
             super().save_pretrained(save_directory, *args, **kwargs)
-
-    def _check_fields(self) -> None:
-        unset = ("kl_local_weight",) if self.kl_local_weight is None else ()  # until the Trainer sets it
-        for name in (*_POSITIVE, *_NON_NEGATIVE, "certainty_threshold"):
-            if name in unset:
-                continue
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a number.")
-        for name in ("feature_dim", "num_factors", "projection_dim", "num_samples", "num_training_images"):
-            if not isinstance(getattr(self, name), int | None):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
-        if self.num_labels < 2:
-            raise ValueError(f"num_labels={self.num_labels}: a decision is between 2 classes or more.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above zero.")
-        for name in _NON_NEGATIVE:
-            if name not in unset and not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be zero or above.")
-        for name in ("feature_dim", "num_factors", "projection_dim", "num_training_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be 1 or more.")
-        if self.loading_density > 1:
-            raise ValueError(f"loading_density={self.loading_density} is a share of the loadings; it is at most 1.")
-        if self.max_concentration <= self.min_concentration:
-            raise ValueError(
-                f"max_concentration={self.max_concentration} leaves no room above "
-                f"min_concentration={self.min_concentration}; raise the one or lower the other."
-            )
-        if self.projection == "none" and self.num_factors != self.feature_dim:
-            raise ValueError(
-                f"num_factors={self.num_factors} differs from feature_dim={self.feature_dim}, which projection='none' "
-                "cannot bridge; pass projection='linear' or leave num_factors out."
-            )
-        if self.num_samples < 2:
-            raise ValueError(f"num_samples={self.num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
-        if not 0 < self.certainty_threshold < 1:
-            raise ValueError(f"certainty_threshold={self.certainty_threshold} must lie between 0 and 1.")
 
     @classmethod
     def from_backbone_config(
