@@ -33,6 +33,8 @@ class BNDLPrediction:
         logits_mean: E[l], [B, C], before recalibration.
         logits_variance: Var[l], [B, C], before recalibration.
         gap_variance: Var[l_c - l_top], top being the largest mean logit, [B, C], before recalibration.
+        evidence: sum_k E[theta_k], how much the image shows at all of what was learned, [B], >= 0. Monte-Carlo
+            predictions report the same exact sum.
         p_value: two-sided p-value of the paired t-test between the two largest mean logits over S draws, [B], in [0, 1]
             (Sec. 5); the exact prediction evaluates it at the exact mean and variance of their gap. The variance scale
             changes it, a temperature does not: it scales mean and standard deviation alike.
@@ -52,6 +54,7 @@ class BNDLPrediction:
     logits_mean: Tensor
     logits_variance: Tensor
     gap_variance: Tensor
+    evidence: Tensor
     p_value: Tensor
     flip_probability: Tensor
     is_certain: Tensor
@@ -147,6 +150,7 @@ def predict_exactly(
         logits_mean=mean,
         logits_variance=variance,
         gap_variance=gap_variance,
+        evidence=scores.mean.sum(dim=-1),
         p_value=p_value,
         flip_probability=torch.special.ndtr(-_ratio(margin, spread)).to(probs.dtype),
         is_certain=p_value < threshold,
@@ -211,6 +215,7 @@ def predict_by_sampling(
         logits_mean=mean,
         logits_variance=samples.var(dim=0),
         gap_variance=(samples - _pick(samples, first)[..., None]).var(dim=0),
+        evidence=scores.mean.sum(dim=-1),
         p_value=p_value,
         flip_probability=((margins < 0).to(probs.dtype) + 0.5 * (margins == 0)).mean(dim=0),
         is_certain=p_value < threshold,

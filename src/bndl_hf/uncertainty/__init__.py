@@ -26,8 +26,10 @@ from .conformal import (
 )
 from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
 from .ood import ood_aupr, ood_auroc, ood_fpr95
+from .ood_scores import OOD_SCORES, ood_scores
 from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
 from .recalibration import FittedTemperature, fit_temperature
+from .scores import StreamingScores
 from .scoring import BrierDecomposition, accuracy, brier_decomposition, brier_score, negative_log_likelihood
 from .selective import (
     RiskCoverageCurve,
@@ -42,6 +44,7 @@ from .streaming import StreamingMetrics
 from .summary import summarize
 
 __all__ = [
+    "OOD_SCORES",
     "AccuracyByUncertainty",
     "BrierDecomposition",
     "CalibrationBins",
@@ -53,6 +56,7 @@ __all__ = [
     "PAvPUCounts",
     "RiskCoverageCurve",
     "StreamingMetrics",
+    "StreamingScores",
     "accuracy",
     "accuracy_by_uncertainty_decile",
     "adaptive_calibration_error",
@@ -76,6 +80,7 @@ __all__ = [
     "ood_aupr",
     "ood_auroc",
     "ood_fpr95",
+    "ood_scores",
     "pavpu",
     "pavpu_from_p_value",
     "risk_at_coverage",
