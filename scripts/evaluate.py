@@ -45,9 +45,12 @@ SCORE_NAMES = {
     "epistemic": "epistemic uncertainty",
     "energy": "energy",
     "p_value": "p-value",
+    "z": "p-value",
+    "total_evidence": "− total evidence",
+    "joint": "joint: entropy / evidence",
 }
 # Orders of the risk-coverage figure: those that speak of the answer, not of the image.
-RANKED_BY = ("max_probability", "entropy", "p_value", "mutual_information")
+RANKED_BY = ("max_probability", "entropy", "z", "mutual_information")
 
 
 @dataclass

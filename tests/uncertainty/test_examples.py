@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ["calibration", "class_bins", "deciles", "ood", "pavpu", "scoring", "selective", "streaming"]
+MODULES = ["calibration", "deciles", "ood", "ood_scores", "pavpu", "scores", "scoring", "selective", "streaming"]
 
 
 @pytest.mark.parametrize("name", MODULES)

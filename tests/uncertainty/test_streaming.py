@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bndl_hf import uncertainty
-from bndl_hf.uncertainty import StreamingMetrics
+from bndl_hf.uncertainty import StreamingMetrics, StreamingScores
 
 from .reference import random_probs
 
@@ -27,7 +27,7 @@ def test_batches_give_the_numbers_of_the_functions(num_bins):
         function = getattr(uncertainty, name)
         if name in ("accuracy", "negative_log_likelihood", "brier_score"):
             expected = function(probs, labels)
-        elif name == "expected_calibration_error":
+        elif name.endswith("calibration_error"):
             expected = function(probs, labels, num_bins)
         else:
             expected = function(confidence, correct)
@@ -37,6 +37,8 @@ def test_batches_give_the_numbers_of_the_functions(num_bins):
         "negative_log_likelihood",
         "brier_score",
         "expected_calibration_error",
+        "adaptive_calibration_error",
+        "classwise_calibration_error",
         "area_under_risk_coverage",
         "excess_area_under_risk_coverage",
         "error_detection_auroc",
@@ -86,8 +88,22 @@ def test_another_confidence_ranks_but_does_not_recalibrate():
 
 def test_images_keep_nine_bytes():
     metrics = batchwise(*random_probs(1000, 50, seed=5), [500, 500])
-    stored = [*metrics._confidence, *metrics._correct]
-    assert sum(part.untyped_storage().nbytes() for part in stored) == 9 * 1000
+    tensors = [value for value in flat(vars(metrics)) if isinstance(value, torch.Tensor)]
+    stored = sum(tensor.untyped_storage().nbytes() for tensor in tensors if tensor.numel() >= 500)
+    assert stored == 9 * 1000 + 24 * 50 * 15  # and the bins of every class
+
+
+def flat(value):
+    """Everything an accumulator holds, through dictionaries, lists and objects."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from flat(part)
+    elif hasattr(value, "__dict__") and not isinstance(value, torch.Tensor):
+        yield from flat(vars(value))
+    else:
+        yield value
 
 
 def test_failed_update_leaves_no_trace():
@@ -101,13 +117,101 @@ def test_failed_update_leaves_no_trace():
     assert metrics.compute() == before
 
 
+def draws_of(probs, seed):
+    """Five draws of logits around these probabilities, [S, B, C]."""
+    noise = torch.randn(5, *probs.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return probs.log() + noise
+
+
+def test_pavpu_counts_and_scores_stream_without_their_draws():
+    probs, labels = random_probs(60, 3, seed=9)
+    draws, entropy = draws_of(probs, seed=1), -(probs * probs.log()).sum(dim=-1)
+    metrics, shares = StreamingMetrics(), (StreamingMetrics(), StreamingMetrics())
+    for share, rows in zip(shares, (slice(0, 25), slice(25, 60)), strict=True):
+        counts = uncertainty.pavpu(draws[:, rows], labels[rows], values="probabilities")
+        share.update(probs[rows], labels[rows], counts=counts, scores={"entropy": entropy[rows]})
+        metrics.merge(share)
+    assert metrics.pavpu_counts == uncertainty.pavpu(draws, labels, values="probabilities")
+    assert metrics.compute()["pavpu"] == metrics.pavpu_counts.pavpu
+    assert torch.equal(metrics.scores["entropy"], entropy)
+    streamed = uncertainty.accuracy_by_uncertainty_decile(metrics.scores["entropy"], metrics.correct)
+    whole = uncertainty.accuracy_by_uncertainty_decile(entropy, probs.argmax(dim=-1) == labels)
+    assert torch.equal(streamed.accuracy, whole.accuracy)
+
+
+def test_brier_parts_stream():
+    probs, labels = random_probs(200, 4, seed=10)
+    streamed = batchwise(probs, labels, [150, 50], num_bins=7).brier_decomposition
+    whole = uncertainty.brier_decomposition(probs, labels, num_bins=7)
+    for part in ("reliability", "resolution", "uncertainty", "within_bin"):
+        assert getattr(streamed, part) == pytest.approx(getattr(whole, part), rel=1e-10), part
+
+
+def test_classwise_bins_can_be_left_out():
+    metrics = batchwise(*random_probs(20, 3, seed=11), [20], classwise=False)
+    assert "classwise_calibration_error" not in metrics.compute()
+    with pytest.raises(ValueError, match=r"classwise=False, num_images=20: the parts need the bins of every class"):
+        _ = metrics.brier_decomposition
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({}, {"confidence": torch.ones(5)}, r"confidence is given here and was missing for the 5 images so far"),
+        ({"confidence": torch.ones(5)}, {}, r"confidence is missing here and was given for the 5 images so far"),
+        ({}, {"scores": {"z": torch.ones(5)}}, r"scores has z; earlier batches had none"),
+        ({"scores": {"z": torch.ones(5)}}, {}, r"scores has none; earlier batches had z"),
+        ({}, {"scores": {"z": torch.ones(4)}}, r"z has 4 values for 5 images"),
+        ({}, {"scores": {"z": torch.full((5,), torch.nan)}}, r"z holds 5 NaN of 5 values"),
+    ],
+)
+def test_extras_come_with_every_batch_or_with_none(first, second, message):
+    probs, labels = random_probs(5, 3, seed=12)
+    metrics = StreamingMetrics()
+    metrics.update(probs, labels, **first)
+    before = metrics.compute()
+    with pytest.raises(ValueError, match=message):
+        metrics.update(probs, labels, **second)
+    assert metrics.compute() == before
+    share = StreamingMetrics()
+    if "values" not in message and "NaN" not in message:
+        share.update(probs, labels, **second)
+        with pytest.raises(ValueError, match=message):
+            metrics.merge(share)
+
+
+def test_counts_of_another_batch_are_named():
+    probs, labels = random_probs(5, 3, seed=13)
+    with pytest.raises(ValueError, match=r"counts has 4 images for 5 rows of probs"):
+        StreamingMetrics().update(probs, labels, counts=uncertainty.pavpu(draws_of(probs, 0)[:, :4], labels[:4]))
+
+
+def test_scores_of_an_unlabelled_set_stream():
+    inside, outside = StreamingScores(), StreamingScores()
+    generator = torch.Generator().manual_seed(14)
+    low, high = torch.rand(30, generator=generator), torch.rand(20, generator=generator) + 0.3
+    for part in low.split(7):
+        inside.update({"score": part})
+    share = StreamingScores()
+    share.update({"score": high[8:]})
+    outside.update({"score": high[:8]})
+    outside.merge(pickle.loads(pickle.dumps(share)))
+    assert (inside.num_images, outside.num_images) == (30, 20)
+    streamed = uncertainty.ood_auroc(inside.scores["score"], outside.scores["score"])
+    assert streamed == uncertainty.ood_auroc(low, high)
+    with pytest.raises(ValueError, match=r"scores has other; earlier batches had score"):
+        inside.update({"other": torch.ones(3)})
+    with pytest.raises(ValueError, match=r"b has 2 values for 3 images"):
+        StreamingScores().update({"a": torch.ones(3), "b": torch.ones(2)})
+
+
 def test_nothing_judged_is_an_error():
     with pytest.raises(ValueError, match=r"num_images=0: nothing was judged yet"):
         StreamingMetrics().compute()
 
 
 def test_shares_of_other_settings_do_not_merge():
-    with pytest.raises(ValueError, match=r"num_bins=10 does not merge into num_bins=15"):
+    with pytest.raises(ValueError, match=r"\(10, True\) does not merge into \(15, True\)"):
         StreamingMetrics().merge(StreamingMetrics(num_bins=10))
     three, four = StreamingMetrics(), StreamingMetrics()
     three.update(*random_probs(5, 3, seed=8))

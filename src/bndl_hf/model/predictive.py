@@ -27,6 +27,8 @@ class BNDLPrediction:
         labels: the most probable class, [B].
         logits_mean: E[l], [B, C].
         logits_variance: Var[l], [B, C].
+        evidence: sum_k E[theta_k], how much the image shows at all of what was learned, [B], >= 0 (the paper has no name
+            for it). Monte-Carlo predictions report the same exact sum.
         p_value: two-sided p-value of the paired t-test between the two largest mean logits over S draws, [B], in [0, 1]
             (Sec. 5); the exact prediction evaluates it at the exact mean and variance of their gap.
         flip_probability: P(gap of the two largest mean logits < 0), [B], in [0, 1]; exact predictions take the gap as
@@ -42,6 +44,7 @@ class BNDLPrediction:
     labels: Tensor
     logits_mean: Tensor
     logits_variance: Tensor
+    evidence: Tensor
     p_value: Tensor
     flip_probability: Tensor
     is_certain: Tensor
@@ -118,6 +121,7 @@ def predict_exactly(
         labels=probs.argmax(dim=-1),
         logits_mean=mean,
         logits_variance=variance,
+        evidence=scores.mean.sum(dim=-1),
         p_value=p_value,
         flip_probability=torch.special.ndtr(-_ratio(margin, spread)).to(probs.dtype),
         is_certain=p_value < threshold,
@@ -171,6 +175,7 @@ def predict_by_sampling(
         labels=probs.argmax(dim=-1),
         logits_mean=mean,
         logits_variance=samples.var(dim=0),
+        evidence=scores.mean.sum(dim=-1),
         p_value=p_value,
         flip_probability=((gaps < 0).to(probs.dtype) + 0.5 * (gaps == 0)).mean(dim=0),
         is_certain=p_value < threshold,

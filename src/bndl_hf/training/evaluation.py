@@ -141,7 +141,7 @@ def judge(predictions: ImagePredictions, num_samples: int, threshold: float) -> 
     """
     correct, confidence = predictions.correct, predictions.confidence
     assert predictions.nll is not None and predictions.brier is not None and predictions.class_bins is not None
-    parts = predictions.class_bins.brier_decomposition
+    brier, parts = _mean(predictions.brier), predictions.class_bins
     bins, equal_mass = reliability_bins(predictions), reliability_bins(predictions, "equal_mass")
     exact = pavpu_from_p_value(predictions.p_value, correct, threshold, num_samples=num_samples)
     by_samples = pavpu_by_samples(predictions, {num_samples, *predictions.p_value_sampled}, threshold)
@@ -150,14 +150,14 @@ def judge(predictions: ImagePredictions, num_samples: int, threshold: float) -> 
         "num_images": len(predictions),
         "accuracy": _mean(correct),
         "nll": _mean(predictions.nll),
-        "brier": _mean(predictions.brier),
+        "brier": brier,
         "brier_reliability": parts.reliability,
         "brier_resolution": parts.resolution,
         "brier_uncertainty": parts.uncertainty,
-        "brier_within_bin": parts.within_bin,
+        "brier_within_bin": brier - (parts.reliability - parts.resolution + parts.uncertainty),
         "ece": bins.expected_calibration_error,
         "adaptive_ece": equal_mass.expected_calibration_error,
-        "classwise_ece": predictions.class_bins.classwise_calibration_error,
+        "classwise_ece": parts.calibration_error,
         "aurc": area_under_risk_coverage(confidence, correct),
         "excess_aurc": excess_area_under_risk_coverage(confidence, correct),
         "coverage_at_1_percent_risk": coverage_at_risk(confidence, correct, 0.01),

@@ -1,7 +1,7 @@
 """What a model says about every image of a dataset, as a handful of numbers per image (Sec. 5).
 
 One backbone pass answers exactly and, where asked, by sampling. Neither logits nor probabilities are kept: about 150
-bytes an image and, for the measures that look at every class, 5 x C x 15 sums. The numbers lie on disk in shards
+bytes an image and, for the measures that look at every class, 3 x C x 15 sums. The numbers lie on disk in shards
 (shards.py), so an interrupted pass goes on where it was and several processes share one. evaluation.py judges them.
 """
 
@@ -21,11 +21,10 @@ from torch import Tensor
 import bndl_hf.model
 import bndl_hf.uncertainty
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
-from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.student_t import student_t_p_value
 from bndl_hf.training.shards import Tensors, concatenate, content_key, fill_shards, read_shard
-from bndl_hf.uncertainty import gap_test
-from bndl_hf.uncertainty.class_bins import ClassBins, class_bins
+from bndl_hf.uncertainty import gap_test, ood_scores
+from bndl_hf.uncertainty.classwise import ClasswiseBins, bin_every_class
 from bndl_hf.uncertainty.scoring import brier_per_image, nll_per_image
 from bndl_hf.uncertainty.validation import check_probs
 
@@ -68,7 +67,7 @@ class ImagePredictions:
     labels: Tensor | None = None  # [N]
     nll: Tensor | None = None  # [N] nats
     brier: Tensor | None = None  # [N] squared error, 0 to 2
-    class_bins: ClassBins | None = None
+    class_bins: ClasswiseBins | None = None  # every class's probability in bins
     p_value_sampled: dict[int, Tensor] = field(default_factory=dict)  # S -> [N], paired t-test of S draws
     zero_spread: dict[int, Tensor] = field(default_factory=dict)  # S -> [N] bool, draws that did not differ
 
@@ -183,7 +182,7 @@ def _predict_batch(
     has_labels: bool,
     generator: torch.Generator,
 ) -> Tensors:
-    """One backbone pass, and everything that is kept of it: [B] each, and the sums of `class_bins`."""
+    """One backbone pass, and everything that is kept of it: [B] each, and the sums of `bin_every_class`."""
     features = model.extract_features(batch["pixel_values"].to(model.device)).logits
     layer = model.decision_layer
     exact = layer.predict(features)
@@ -202,7 +201,8 @@ def _predict_batch(
         labels = batch["labels"].to(model.device)
         probs, truth = check_probs(exact.probs, labels)
         kept |= {"labels": truth, "nll": nll_per_image(probs, truth), "brier": brier_per_image(probs, truth)}
-        kept[_CLASS_SUMS] = class_bins(probs, truth, settings.num_bins).sums
+        bins = bin_every_class(probs, truth, settings.num_bins)
+        kept[_CLASS_SUMS] = torch.stack([bins.count.double(), bins.prob_sum, bins.true_sum])  # [3, C, M]
     if settings.num_samples:
         sampled = layer.predict(
             features, method="monte_carlo", num_samples=max(settings.num_samples), generator=generator
@@ -211,17 +211,6 @@ def _predict_batch(
             test = gap_test(sampled.logits_samples[:S])
             kept |= {f"{_P_SAMPLED}{S}": test.p_value, f"{_ZERO_SPREAD}{S}": test.zero_spread}
     return {name: tensor.cpu() for name, tensor in kept.items()}
-
-
-def ood_scores(prediction: BNDLPrediction) -> dict[str, Tensor]:
-    """Named scores of a prediction, [B] each; higher = more likely out of distribution."""
-    return {
-        "max_probability": 1 - prediction.probs.max(dim=-1).values,
-        "entropy": prediction.total,
-        "mutual_information": prediction.epistemic,
-        "energy": -prediction.logits_mean.logsumexp(dim=-1),
-        "p_value": prediction.p_value,
-    }
 
 
 def gap_ratio(p_value: Tensor) -> Tensor:
@@ -257,5 +246,5 @@ def _from_tensors(tensors: Tensors) -> ImagePredictions:
         scores=groups[_SCORE],
         p_value_sampled={int(S): values for S, values in groups[_P_SAMPLED].items()},
         zero_spread={int(S): values for S, values in groups[_ZERO_SPREAD].items()},
-        class_bins=None if sums is None else ClassBins(sums),
+        class_bins=None if sums is None else ClasswiseBins(*sums, num_images=len(tensors["labels"])),
     )

@@ -14,7 +14,9 @@ from .calibration import (
 )
 from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
 from .ood import ood_aupr, ood_auroc, ood_fpr95
+from .ood_scores import OOD_SCORES, ood_scores
 from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
+from .scores import StreamingScores
 from .scoring import BrierDecomposition, accuracy, brier_decomposition, brier_score, negative_log_likelihood
 from .selective import (
     RiskCoverageCurve,
@@ -29,6 +31,7 @@ from .streaming import StreamingMetrics
 from .summary import summarize
 
 __all__ = [
+    "OOD_SCORES",
     "AccuracyByUncertainty",
     "BrierDecomposition",
     "CalibrationBins",
@@ -36,6 +39,7 @@ __all__ = [
     "PAvPUCounts",
     "RiskCoverageCurve",
     "StreamingMetrics",
+    "StreamingScores",
     "accuracy",
     "accuracy_by_uncertainty_decile",
     "adaptive_calibration_error",
@@ -53,6 +57,7 @@ __all__ = [
     "ood_aupr",
     "ood_auroc",
     "ood_fpr95",
+    "ood_scores",
     "pavpu",
     "pavpu_from_p_value",
     "risk_at_coverage",

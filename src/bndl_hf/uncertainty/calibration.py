@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .classwise import bin_every_class, bin_index, equal_width_edges
 from .ranking import sort_with_shared_ties
 from .validation import check_choice, check_count, check_probs
 
@@ -138,13 +139,7 @@ def classwise_calibration_error(probs: Tensor, labels: Tensor, num_bins: int = 1
         0.4
     """
     check_count(num_bins, "num_bins")
-    checked, truth = (values.cpu() for values in check_probs(probs, labels))
-    num_classes = checked.shape[1]
-    per_class = [
-        bin_equal_width(checked[:, c].contiguous(), (truth == c).to(torch.float64), num_bins).expected_calibration_error
-        for c in range(num_classes)
-    ]
-    return sum(per_class) / num_classes
+    return bin_every_class(*check_probs(probs, labels), num_bins).calibration_error
 
 
 def calibration_bins(
@@ -179,15 +174,12 @@ def calibration_bins(
 
 def bin_equal_width(confidence: Tensor, correct: Tensor, num_bins: int) -> CalibrationBins:
     """Bins ((m - 1) / M, m / M] of checked `confidence` [B] in [0, 1] with `correct` [B] as 0.0 or 1.0."""
-    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
-    bin_index = torch.bucketize(
-        confidence, edges[1:-1]
-    )  # right-closed bins; 0 falls in the first, anything above 1 in the last
+    index = bin_index(confidence, num_bins)
     return CalibrationBins(
-        edges=edges,
-        count=torch.bincount(bin_index, minlength=num_bins),
-        confidence_sum=torch.bincount(bin_index, weights=confidence, minlength=num_bins),
-        correct_sum=torch.bincount(bin_index, weights=correct, minlength=num_bins),
+        edges=equal_width_edges(num_bins),
+        count=torch.bincount(index, minlength=num_bins),
+        confidence_sum=torch.bincount(index, weights=confidence, minlength=num_bins),
+        correct_sum=torch.bincount(index, weights=correct, minlength=num_bins),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .calibration import bin_equal_width
+from .classwise import bin_every_class, within_bin_variance
 from .validation import check_count, check_probs
 
 # The smallest normal float64, 2.2e-308: a true class of probability zero costs 708.4 nats, not infinitely many.
@@ -120,25 +120,10 @@ def brier_decomposition(probs: Tensor, labels: Tensor, num_bins: int = 15) -> Br
         (0.0, 0.5, 0.5)
     """
     check_count(num_bins, "num_bins")
-    checked, truth = (values.cpu() for values in check_probs(probs, labels))
-    num_images, num_classes = checked.shape
-    reliability = resolution = uncertainty = within_bin = 0.0
-    for c in range(num_classes):
-        forecast, outcome = checked[:, c].contiguous(), (truth == c).double()  # [B]
-        bins = bin_equal_width(forecast, outcome, num_bins)
-        share = bins.count.double() / num_images  # [M]; int64 / int would be float32
-        mean_forecast, frequency = (
-            bins.confidence.nan_to_num(0.0),
-            bins.accuracy.nan_to_num(0.0),
-        )  # [M], an empty bin weighs 0
-        base_rate = outcome.mean()
-        bin_index = torch.bucketize(forecast, bins.edges[1:-1])
-        deviation = forecast - mean_forecast[bin_index]  # [B]
-        reliability += (share * (mean_forecast - frequency).square()).sum().item()
-        resolution += (share * (frequency - base_rate).square()).sum().item()
-        uncertainty += (base_rate * (1 - base_rate)).item()
-        within_bin += (deviation.square() - 2 * deviation * (outcome - frequency[bin_index])).mean().item()
-    return BrierDecomposition(reliability, resolution, uncertainty, within_bin)
+    checked, truth = check_probs(probs, labels)
+    bins = bin_every_class(checked, truth, num_bins)
+    within_bin = within_bin_variance(bins, checked, truth)
+    return BrierDecomposition(bins.reliability, bins.resolution, bins.uncertainty, within_bin)
 
 
 def nll_per_image(probs: Tensor, labels: Tensor) -> Tensor:
