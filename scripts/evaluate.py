@@ -37,20 +37,22 @@ from bndl_hf.training.results import describe_environment, write_json
 from bndl_hf.training.unlabelled import load_unlabelled_images, parse_named
 from bndl_hf.uncertainty import pavpu_from_p_value, risk_coverage_curve
 
-# How scores are called in figures; higher is more uncertain, or more out of distribution.
-SCORE_NAMES = {
+# Scores with a histogram, and what stands below it; p-values crowd at zero, their figure is PAvPU's.
+HISTOGRAMS = {
     "max_probability": "1 − largest probability",
     "entropy": "entropy, nats",
     "mutual_information": "mutual information, nats",
-    "epistemic": "epistemic uncertainty",
-    "energy": "energy",
-    "p_value": "p-value",
-    "z": "p-value",
+    "energy": "energy, nats",
     "total_evidence": "− total evidence",
     "joint": "joint: entropy / evidence",
 }
-# Orders of the risk-coverage figure: those that speak of the answer, not of the image.
-RANKED_BY = ("max_probability", "entropy", "z", "mutual_information")
+# Orders of the images in the other figures: by scores that speak of the answer, not of the image alone.
+RANKED_BY = {
+    "max_probability": "largest probability",
+    "entropy": "entropy",
+    "z": "p-value",
+    "mutual_information": "epistemic uncertainty",
+}
 
 
 @dataclass
@@ -157,14 +159,10 @@ def draw(evaluation: Evaluation, folder: Path, dataset_name: str) -> list[Path]:
     figures = {
         "reliability": plots.reliability_diagram(**bins, error=results["ece"]),
         "accuracy_by_decile": plots.accuracy_by_decile_plot(
-            {SCORE_NAMES[name]: groups["accuracy"] for name, groups in results["deciles"].items()}, accuracy
+            {RANKED_BY[name]: groups["accuracy"] for name, groups in results["deciles"].items()}, accuracy
         ),
         "risk_coverage": plots.risk_coverage_plot(
-            {
-                SCORE_NAMES[name]: risk_coverage_curve(-predictions.scores[name], correct).risk
-                for name in RANKED_BY
-                if name in predictions.scores
-            },
+            {words: risk_coverage_curve(-predictions.scores[name], correct).risk for name, words in RANKED_BY.items()},
             accuracy,
         ),
         "pavpu": plots.pavpu_plot(
@@ -186,8 +184,8 @@ def histograms(evaluation: Evaluation, dataset_name: str) -> Any:
     from bndl_hf import plots
 
     predictions, shown, notes = evaluation.predictions, {}, {}
-    for name, score in predictions.scores.items():
-        words, values = SCORE_NAMES.get(name, name.replace("_", " ")), score
+    for name, words in HISTOGRAMS.items():
+        values = predictions.scores[name]
         if evaluation.ood:
             shown[words] = {dataset_name: values, **{k: other.scores[name] for k, other in evaluation.ood.items()}}
             aurocs = [f"{k} {r['scores'][name]['auroc']:.3f}" for k, r in evaluation.results["ood"].items()]

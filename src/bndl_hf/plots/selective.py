@@ -1,4 +1,4 @@
-"""How often a model is wrong when it answers only what it is surest of (Geifman and El-Yaniv 2017, arXiv:1705.08500)."""
+"""How often a model is wrong if it answers only what it is surest of (Geifman and El-Yaniv 2017, arXiv:1705.08500)."""
 
 from __future__ import annotations
 

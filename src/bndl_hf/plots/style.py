@@ -46,7 +46,7 @@ def new_figure(width: float, height: float, dpi: int) -> Figure:
 
 
 def finish_axes(axes: Axes, title: str, x_label: str, y_label: str, legend: str | None = None) -> None:
-    """Title, labels, a light grid, and a legend at the place `legend` names (or "below"), in the one type of all figures."""
+    """Title, labels, a light grid, and a legend at the place `legend` names, in the one type of all figures."""
     text: dict[str, Any] = {"fontfamily": FONT, "parse_math": False}
     axes.set_title(title, loc="left", size=11, weight="bold", color=INK, **text)
     axes.set_xlabel(x_label, size=9.5, color=INK, **text)

@@ -140,7 +140,9 @@ def judge(predictions: ImagePredictions, num_samples: int, threshold: float) -> 
         threshold: certain iff p < threshold.
     """
     correct, confidence = predictions.correct, predictions.confidence
-    assert predictions.nll is not None and predictions.brier is not None and predictions.class_bins is not None
+    assert predictions.nll is not None
+    assert predictions.brier is not None
+    assert predictions.class_bins is not None
     brier, parts = _mean(predictions.brier), predictions.class_bins
     bins, equal_mass = reliability_bins(predictions), reliability_bins(predictions, "equal_mass")
     exact = pavpu_from_p_value(predictions.p_value, correct, threshold, num_samples=num_samples)
@@ -225,18 +227,15 @@ def reliability_bins(
 
 
 def deciles(predictions: ImagePredictions, num_groups: int = 10) -> dict[str, dict[str, list[float]]]:
-    """Accuracy and mean uncertainty of ten groups by p-value (the paper's Fig. 2), entropy and epistemic uncertainty.
+    """Accuracy and mean uncertainty of ten groups by p-value (z; the paper's Fig. 2), entropy and mutual information.
 
     Fewer groups where there are fewer images.
     """
-    uncertainties = {
-        "p_value": predictions.p_value,
-        "entropy": predictions.total,
-        "epistemic": predictions.epistemic,
-    }
     groups = {
-        name: accuracy_by_uncertainty_decile(values, predictions.correct, min(num_groups, len(predictions)))
-        for name, values in uncertainties.items()
+        name: accuracy_by_uncertainty_decile(
+            predictions.scores[name], predictions.correct, min(num_groups, len(predictions))
+        )
+        for name in ("z", "entropy", "mutual_information")
     }
     return {
         name: {"accuracy": group.accuracy.tolist(), "uncertainty": group.uncertainty.tolist()}

@@ -23,7 +23,7 @@ import bndl_hf.uncertainty
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.student_t import student_t_p_value
 from bndl_hf.training.shards import Tensors, concatenate, content_key, fill_shards, read_shard
-from bndl_hf.uncertainty import gap_test, ood_scores
+from bndl_hf.uncertainty import OOD_SCORES, gap_test, ood_scores
 from bndl_hf.uncertainty.classwise import ClasswiseBins, bin_every_class
 from bndl_hf.uncertainty.scoring import brier_per_image, nll_per_image
 from bndl_hf.uncertainty.validation import check_probs
@@ -243,7 +243,7 @@ def _from_tensors(tensors: Tensors) -> ImagePredictions:
                 group[name.removeprefix(prefix)] = tensors.pop(name)
     return ImagePredictions(
         **tensors,
-        scores=groups[_SCORE],
+        scores={name: groups[_SCORE][name] for name in OOD_SCORES},
         p_value_sampled={int(S): values for S, values in groups[_P_SAMPLED].items()},
         zero_spread={int(S): values for S, values in groups[_ZERO_SPREAD].items()},
         class_bins=None if sums is None else ClasswiseBins(*sums, num_images=len(tensors["labels"])),
