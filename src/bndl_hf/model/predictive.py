@@ -27,8 +27,8 @@ class BNDLPrediction:
         labels: the most probable class, [B].
         logits_mean: E[l], [B, C].
         logits_variance: Var[l], [B, C].
-        evidence: sum_k E[theta_k], how much the image shows at all of what was learned, [B], >= 0 (the paper has no name
-            for it). Monte-Carlo predictions report the same exact sum.
+        evidence: sum_k E[theta_k], how much the image shows at all of what was learned, [B], >= 0. Monte-Carlo
+            predictions report the same exact sum.
         p_value: two-sided p-value of the paired t-test between the two largest mean logits over S draws, [B], in [0, 1]
             (Sec. 5); the exact prediction evaluates it at the exact mean and variance of their gap.
         flip_probability: P(gap of the two largest mean logits < 0), [B], in [0, 1]; exact predictions take the gap as

@@ -23,6 +23,7 @@ from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statist
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
+from bndl_hf.training.eval_prediction import BNDLEvalPrediction
 from bndl_hf.training.features import HEAD_DEFAULTS, FeatureDataset, cached_features, keep_batch
 from bndl_hf.training.publishing import PublishingTrainer
 from bndl_hf.uncertainty import pavpu_from_p_value, summarize
@@ -39,7 +40,7 @@ class BNDLTrainer(SafeCheckpoints, PublishingTrainer, Trainer):
     "labels"}, a peft model around one (docs/peft.md), or a `BNDLDecisionLayer` reading {"features", "labels"}. Beside
     the loss it logs `nll`, `kl_local`, `kl_global` (nats) and `sparsity`; evaluations add accuracy, nll, ece, brier,
     aurc and pavpu (exact; with `num_eval_samples` also sampled). A `compute_metrics` of your own gets the logits as
-    always and adds to them.
+    always, with `probs` and `p_value` beside them (`BNDLEvalPrediction`), and adds to them.
 
     Raises:
         ValueError: when the number of training images is unknown, no factor is active, or an argument does not fit.
@@ -274,5 +275,5 @@ class BNDLTrainer(SafeCheckpoints, PublishingTrainer, Trainer):
             metrics[f"pavpu_{self.args.num_eval_samples}_draws"] = counts.pavpu
         metrics["sparsity"] = self.decision_layer.sparsity()
         if self._metrics_of_user is not None:
-            metrics.update(self._metrics_of_user(EvalPrediction(predictions=logits, label_ids=prediction.label_ids)))
+            metrics.update(self._metrics_of_user(BNDLEvalPrediction(logits, prediction.label_ids, probs, p_value)))
         return metrics
