@@ -146,7 +146,7 @@ def draw(evaluation: Evaluation, folder: Path, dataset_name: str) -> list[Path]:
 
     results, predictions = evaluation.results, evaluation.predictions
     correct, accuracy = predictions.correct, results["accuracy"]
-    bins = {name: np.array(values, dtype=float) for name, values in results["reliability"].items()}  # None -> NaN
+    bins: dict[str, Any] = {name: np.array(v, dtype=float) for name, v in results["reliability"].items()}  # None: NaN
     S, threshold = results["settings"]["num_samples"], results["settings"]["threshold"]
 
     def pavpu(num_samples: int, threshold: float) -> float:

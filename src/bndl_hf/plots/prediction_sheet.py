@@ -1,4 +1,4 @@
-"""The surest and the least sure predictions, and what each decision consists of: the figure at the top of the README."""
+"""The surest and the least sure predictions and what each decision consists of, the figure at the top of the README."""
 
 from __future__ import annotations
 

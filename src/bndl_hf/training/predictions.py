@@ -207,6 +207,7 @@ def _predict_batch(
         sampled = layer.predict(
             features, method="monte_carlo", num_samples=max(settings.num_samples), generator=generator
         )
+        assert sampled.logits_samples is not None
         for S in settings.num_samples:
             test = gap_test(sampled.logits_samples[:S])
             kept |= {f"{_P_SAMPLED}{S}": test.p_value, f"{_ZERO_SPREAD}{S}": test.zero_spread}
@@ -246,5 +247,5 @@ def _from_tensors(tensors: Tensors) -> ImagePredictions:
         scores={name: groups[_SCORE][name] for name in OOD_SCORES},
         p_value_sampled={int(S): values for S, values in groups[_P_SAMPLED].items()},
         zero_spread={int(S): values for S, values in groups[_ZERO_SPREAD].items()},
-        class_bins=None if sums is None else ClasswiseBins(*sums, num_images=len(tensors["labels"])),
+        class_bins=None if sums is None else ClasswiseBins(sums[0], sums[1], sums[2], len(tensors["labels"])),
     )
