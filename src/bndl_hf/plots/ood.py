@@ -64,6 +64,7 @@ def uncertainty_histograms(
             else:
                 color, style = LINE_COLORS[(number - 1) % 7], LINE_STYLES[(number - 1) % 7]
                 panel.stairs(share, edges, color=color, linestyle=style, linewidth=1.5, label=group)
+        panel.locator_params(axis="x", nbins=4)
         note = (notes or {}).get(name)
         finish_axes(panel, name, note or "", "images, %" if panel in panels[::num_columns] else "")
     for panel in panels[len(scores) :]:
