@@ -10,6 +10,8 @@ r"""Give an image classifier a Bayesian non-negative decision layer and train it
         --image_size 32 --dataset_name uoft-cs/cifar10 --learning_rate 1e-3 --output_dir outputs/vit-small
 
 A run that was interrupted goes on from its last whole checkpoint when started again with the same command.
+--push_to_hub --hub_model_id alice/vit-bndl publishes every saved checkpoint and, at the end, the model with its
+results; scripts/publish.py does it later, and shows beforehand what would be sent.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from huggingface_hub import CommitInfo
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, HfArgumentParser, set_seed
 from transformers.utils import logging
 
@@ -204,7 +207,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     train = trainer.train(resume_from_checkpoint=checkpoint)
     train_seconds = time.perf_counter() - started
 
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # published below, once its results are known
 
     part = next((p for p in ("test", "validation") if getattr(dataset, p) is not None), None)
     metrics = {}
@@ -227,14 +230,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             model, results, base_model=model_arguments.model_name_or_path, dataset_name=data_arguments.dataset_name
         )
         card.save(f"{arguments.output_dir}/README.md")
+    commit = None
     if arguments.push_to_hub:
-        trainer.push_to_hub(
+        commit = trainer.push_to_hub(
             results=results,
             base_model=model_arguments.model_name_or_path,
             dataset_name=data_arguments.dataset_name,
         )
     if trainer.is_world_process_zero():
         print_summary(results, arguments.output_dir)
+    if isinstance(commit, CommitInfo):
+        print(f"Published: {commit.commit_url}")
     return results
 
 

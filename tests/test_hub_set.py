@@ -1,7 +1,10 @@
 """The files in `model/` travel with every checkpoint: transformers finds them by a regex and runs them on their own."""
 
 import ast
+import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,3 +56,42 @@ def test_the_folder_is_flat_and_the_regex_catches_a_docstring():
     assert not [child for child in FOLDER.iterdir() if child.is_dir() and child.name != "__pycache__"]
     assert {"configuration_bndl", "modeling_bndl"} <= SIBLINGS
     assert RELATIVE_IMPORT.findall('"""Use it so:\n    from .hub import publish\n"""') == ["hub"]
+
+
+WATCH = """
+import builtins, json, sys
+import torch, transformers
+from transformers import ViTConfig, pipeline
+
+asked, original = set(), builtins.__import__
+def watched(name, globals=None, locals=None, fromlist=(), level=0):
+    if level == 0 and str((globals or {}).get("__file__", "")).startswith(sys.argv[1]):
+        asked.add(name.split(".")[0])
+    return original(name, globals, locals, fromlist, level)
+builtins.__import__ = watched
+sys.path.insert(0, sys.argv[1])
+sys.modules["bndl_hf"] = None  # importing it fails
+from alone.configuration_bndl import BNDLConfig
+from alone.modeling_bndl import BNDLForImageClassification, BNDLModel
+
+sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+classifier = transformers.ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=3, **sizes))
+model = BNDLForImageClassification.from_backbone_pretrained(classifier, warm_start=True)
+images = torch.randn(2, 3, 8, 8)
+model(images, labels=torch.tensor([0, 1])).loss.backward()
+model.predict(images), model.predict(images, method="monte_carlo"), model.explain(images)
+BNDLModel(model.config)(images)
+model.save_pretrained(sys.argv[1] + "/saved")
+BNDLForImageClassification.from_pretrained(sys.argv[1] + "/saved")
+print(json.dumps([sorted(asked), sorted({name.split(".")[1] for name in sys.modules if name.startswith("alone.")})]))
+"""
+
+
+def test_in_a_process_of_its_own_the_set_asks_for_nothing_but_torch_transformers_and_the_standard_library(tmp_path):
+    # By another name, without the package, and doing everything: what is imported inside a function counts too.
+    shutil.copytree(FOLDER, tmp_path / "alone", ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run([sys.executable, "-c", WATCH, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    asked, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert {"torch", "transformers"} <= set(asked) <= ALLOWED
+    assert set(loaded) == SIBLINGS - {"__init__"}

@@ -15,7 +15,7 @@ MAX_LINES = 300
 # Room -> what it may import from other rooms; a name covers everything below it.
 MAY_IMPORT = {
     "model": (),
-    "uncertainty": ("model.predictive", "model.student_t"),
+    "uncertainty": ("model.predictive", "model.student_t", "model.mean_field", "model.prediction_sets"),
     "interpretability": ("model",),
     "training": ("model", "uncertainty", "hub"),  # the Trainer's own push_to_hub
     "baselines": ("model", "training"),

@@ -16,5 +16,7 @@ def run(main: Callable[[], Any]) -> None:
     try:
         main()
     except (ValueError, OSError) as error:
-        sentence = str(error).strip().splitlines()[-1]  # a DataLoader worker puts its traceback before the sentence
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no details"]
+        # A DataLoader worker puts its traceback before the sentence.
+        sentence = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else " ".join(lines)
         raise SystemExit(f"{type(error).__name__}: {sentence.removeprefix('ValueError: ')}") from error

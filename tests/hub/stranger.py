@@ -38,6 +38,8 @@ seen = {
     "labels": list(config.id2label.values()),
     "probs": prediction.probs.tolist(),
     "p_value": prediction.p_value.tolist(),
+    "is_answered": prediction.is_answered.tolist(),
+    "prediction_sets": prediction.prediction_sets.tolist(),
     "factors": evidence.factors.tolist(),
     "logit": evidence.logit.tolist(),
     "factor_scores": scorer(pixel_values).factor_scores.tolist(),

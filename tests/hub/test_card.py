@@ -10,6 +10,8 @@ from PIL import Image
 from bndl_hf.hub import create_model_card
 from bndl_hf.training.data import make_image_processor
 
+from .processes import run_python
+
 RESULTS = {"accuracy": 0.9123, "nll": 0.2518, "ece": 0.0119, "pavpu": 0.92, "evaluated_on": "split 'test' of cats"}
 
 
@@ -88,11 +90,20 @@ def test_what_departs_from_the_preset_is_named(resnet_model) -> None:
     assert "| Preset | `default`, with `kl_global_weight=0.25` |" in create_model_card(resnet_model, {}).text
 
 
-def test_the_code_on_the_card_runs(resnet_model, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_code_on_the_card_runs_with_this_package_and_without(tmp_path, resnet_model, installed) -> None:
     resnet_model.save_pretrained(tmp_path / "cats")
     make_image_processor(32).save_pretrained(tmp_path / "cats")
     Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
-    monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", create_model_card(resnet_model, RESULTS, model_id="cats").text, re.S)[1]
-    exec(code, {})
-    assert "bias:" in capsys.readouterr().out.splitlines()[-1]
+    code = re.findall(r"```python\n(.*?)```", create_model_card(resnet_model, RESULTS, model_id="cats").text, re.S)
+    assert len(code) == 2
+    code = "\n".join(code)
+    if installed:
+        code = "import bndl_hf\n" + code.replace(", trust_remote_code=True", "")
+    done = run_python(["-c", code], tmp_path, installed=installed, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    printed = done.stdout.splitlines()
+    assert printed[0].endswith("certain")
+    assert printed[0].split()[:2] == printed[1].split()
+    assert printed[-1].startswith("rest: ")
+    assert "bias:" in printed[-1]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image, PngImagePlugin
+from transformers import AutoImageProcessor
 
-from bndl_hf.hub import list_contents
+from bndl_hf import BNDLForImageClassification
+from bndl_hf.hub import list_contents, push_to_hub
 from bndl_hf.hub.contents import check_nothing_private, public_results, write_contents
 from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
@@ -136,43 +138,41 @@ def test_only_our_classifiers_are_published(model):
         list_contents(model.backbone, None, "alice/vit-bndl")
 
 
-def test_nothing_of_the_machine_is_in_what_a_whole_run_would_publish(tmp_path):
-    """Fine-tune with the command line somebody would type, then look into every byte that a push would send."""
+def test_nothing_of_the_machine_is_in_anything_a_whole_run_publishes(tmp_path, hub, monkeypatch):
+    """Fine-tune and push with the command line somebody would type, publish again, then look into every byte."""
     home = tmp_path / "home_of_jo"
     home.mkdir()
-    environment = {
-        **os.environ,
-        "HOME": str(home),
-        "USER": "jo_the_user",
-        "LOGNAME": "jo_the_user",
-        "HF_TOKEN": "hf_secretsecretsecretsecretsecret",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    token = "hf_secretsecretsecretsecretsecret"
+    hub.add_user("alice", token=token)
+    person = {"HOME": str(home), "USER": "jo_the_user", "LOGNAME": "jo_the_user"}
+    environment = {**os.environ, **hub.environment(token, home), **person, "HF_HUB_OFFLINE": "0"}
     command = f"""
         {sys.executable} {REPOSITORY}/scripts/finetune.py --model_type resnet --image_size 8 --dataset_name digits
         --config_overrides {{"embedding_size":8,"hidden_sizes":[8,16],"depths":[1,1],"layer_type":"basic"}}
         --max_steps 2 --max_eval_samples 20 --per_device_train_batch_size 8 --output_dir {home}/outputs/run
+        --push_to_hub --hub_model_id alice/resnet-bndl --hub_token {token}
     """
-    subprocess.run(command.split(), env=environment, cwd=home, check=True, capture_output=True)
-    assert (home / "outputs" / "run" / "training_args.bin").exists()  # and it stays where it is
-    keep = tmp_path / "sent"
-    code = f"""
-import json, sys
-from pathlib import Path
-from transformers import AutoImageProcessor
-from bndl_hf import BNDLForImageClassification
-from bndl_hf.hub.contents import write_contents
-run = Path("outputs/run").absolute()
-Path({str(keep)!r}).mkdir()
-write_contents(Path({str(keep)!r}), BNDLForImageClassification.from_pretrained(run),
-    AutoImageProcessor.from_pretrained(run), repo_id="jo/resnet-bndl",
-    results=json.loads((run / "results.json").read_text()), base_model=str(run), dataset_name=str(run))
-"""
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, check=True, capture_output=True)
-    files = [path for path in keep.rglob("*") if path.is_file()]
-    assert {"results.json", "config.json", "README.md", "model.safetensors"} <= {path.name for path in files}
-    secrets = ("home_of_jo", "jo_the_user", "secretsecret", str(tmp_path), str(REPOSITORY), sys.prefix)
-    for path in files:
-        content = path.read_bytes()
-        assert not [secret for secret in secrets if secret.encode() in content], path.name
+    done = subprocess.run(command.split(), env=environment, cwd=home, check=True, capture_output=True, text=True)
+    assert f"Published: {hub.url}/alice/resnet-bndl/commit/" in done.stdout
+    run = home / "outputs" / "run"
+    assert (run / "training_args.bin").exists()  # and it stays where it is
+
+    monkeypatch.chdir(home)
+    for name, value in person.items():
+        monkeypatch.setenv(name, value)
+    push_to_hub(
+        BNDLForImageClassification.from_pretrained(run),
+        AutoImageProcessor.from_pretrained(run),
+        "alice/again",
+        results=json.loads((run / "results.json").read_text()),
+        base_model=str(run),
+        dataset_name=str(run),
+    )
+    secrets = ("home_of_jo", "jo_the_user", "secretsecret", "hf_alice", str(tmp_path), str(REPOSITORY), sys.prefix)
+    for repo in ("alice/resnet-bndl", "alice/again"):
+        assert {"results.json", "config.json", "README.md", "model.safetensors", *HUB_SET} <= set(hub.files(repo))
+        for title, _, files in hub.snapshot(repo)["commits"].values():  # of every commit on the way
+            assert "training_args.bin" not in files
+            for path, content in files.items():
+                found = [secret for secret in secrets if secret.encode() in content]
+                assert not found, (title, path)

@@ -1,5 +1,7 @@
 """Pushing and pulling over real HTTP: one commit or nothing, whatever goes wrong on the way."""
 
+import logging
+import re
 import tempfile
 from pathlib import Path
 
@@ -131,13 +133,46 @@ def test_the_standard_push_to_hub_publishes_a_model_that_loads(hub, tmp_path, mo
 
 
 def test_offline_takes_the_cache_and_says_so_where_there_is_none(hub, tmp_path, model, monkeypatch):
-    push(model, None)
+    commit = push(model, None)
     pull_from_hub(REPO, cache_dir=tmp_path / "cache")
     hub.close()
-    pulled = pull_from_hub(REPO, cache_dir=tmp_path / "cache", local_files_only=True)
-    assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, model.predict(PIXEL_VALUES).probs)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for arguments in ({}, {"local_files_only": True}):
+        pulled = pull_from_hub(REPO, cache_dir=tmp_path / "cache", **arguments)
+        assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, model.predict(PIXEL_VALUES).probs)
+        assert pulled.revision == commit.oid
     with pytest.raises(HubError, match="failed: it is not in the local cache and the Hub cannot be reached"):
         pull_from_hub(REPO, cache_dir=tmp_path / "empty", local_files_only=True)
+    with pytest.raises(HubError, match=r"failed: offline mode is on \(HF_HUB_OFFLINE=1\); unset it"):
+        pull_from_hub(REPO, cache_dir=tmp_path / "empty")
+    with pytest.raises(HubError, match=r"Pushing to alice/vit-bndl failed: offline mode is on"):
+        push(model, None)
+
+
+def test_an_old_copy_is_taken_with_a_warning_where_the_hub_is_down_and_never_where_it_says_no(
+    hub, tmp_path, model, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    push(model, None)
+    here = {"cache_dir": tmp_path / "cache"}
+    pull_from_hub(REPO, **here)
+    assert "cache" not in caplog.text
+    with pytest.raises(HubError, match="does not accept the access token"):
+        pull_from_hub(REPO, token="hf_expired", **here)
+    hub.fail(404, path_contains="/api/models/alice/vit-bndl")
+    with pytest.raises(HubError, match="does not know it"):
+        pull_from_hub(REPO, **here)
+    hub.fail(500, path_contains="/api/models/alice/vit-bndl")
+    pulled = pull_from_hub(REPO, **here)
+    assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, model.predict(PIXEL_VALUES).probs)
+    assert "the Hub has trouble of its own (status 500); try again later" in caplog.text
+    assert f"Its copy in the local cache is taken, commit {pulled.revision}" in caplog.text
+    caplog.clear()
+    hub.close()
+    assert pull_from_hub(REPO, **here).revision == pulled.revision
+    assert "the connection was lost" in caplog.text
+    with pytest.raises(HubError, match="the connection was lost"):
+        pull_from_hub(REPO, cache_dir=tmp_path / "empty")
 
 
 # ---- what goes wrong ----
@@ -145,6 +180,7 @@ def test_offline_takes_the_cache_and_says_so_where_there_is_none(hub, tmp_path, 
 STATUSES = {
     401: "does not accept the access token; log in again with `hf auth login`",
     403: "this token may not do that; use a token with write access",
+    404: "does not know it, or hides it from this token; check the name",
     409: "somebody else is changing the repository at this moment; try again",
     429: "limits how often it is asked; wait some minutes",
     500: r"the Hub has trouble of its own \(status 500\); try again later",
@@ -152,49 +188,66 @@ STATUSES = {
 
 
 CARD = "---\nlibrary_name: bndl-hf\n---\nShort, for these tests push a hundred times."
+# Where a push may go: whether the repository is there, what is asked for, where it is to be found afterwards.
+PLACES = {
+    "new repository": (False, {}, "main"),
+    "main branch": (True, {}, "main"),
+    "new branch": (True, {"revision": "trial"}, "trial"),
+    "pull request": (True, {"create_pr": True}, "refs/pr/1"),
+}
 
 
-@pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("fault", [*STATUSES, "cut request", "cut response"])
 def test_a_fault_at_any_request_leaves_the_remote_as_it_was_and_a_retry_succeeds(
-    hub, api, model, other_model, no_waiting, exists, fault
+    hub, api, model, other_model, no_waiting, place, fault
 ):
-    push(model, None, card=CARD)
-    before_count = len(hub.requests)
-    push(*((other_model, None) if exists else (model, None, "alice/another")), card=CARD)
-    number_of_requests = len(hub.requests) - before_count
-    assert number_of_requests >= 6
-    api.delete_repo(REPO)
-    failed = 0
-    for n in range(1, number_of_requests + 1):
+    exists, arguments, revision = PLACES[place]
+    weights = safetensors(other_model)
+    number_of_requests, n, failed = 0, 0, 0
+    while n <= number_of_requests:  # n = 0: nothing goes wrong, and the requests are counted
         hub.forget_blobs()
         if exists:
             push(model, None, card=CARD)
-        before = hub.snapshot(REPO)
-        hub.fault_at(n, fault)
-        succeeded = True
+        before, count = hub.snapshot(REPO), len(hub.requests)
+        if n:
+            hub.fault_at(n, fault)
+        sentence = None
         try:
-            push(other_model, None, card=CARD)
+            push(other_model, None, card=CARD, **arguments)
         except HubError as error:
-            succeeded, sentence = False, str(error)
+            sentence = str(error)
         hub.clear_faults()
-        if not succeeded:
+        if n == 0:
+            assert sentence is None
+            # What the client asks once a process, whatever it is used for, is not counted.
+            number_of_requests = sum(request["path"] != "/api/agent-harnesses" for request in hub.requests[count:])
+            assert number_of_requests >= 6
+        if sentence is not None:
             failed += 1
-            assert "Pushing to alice/vit-bndl failed: " in sentence, (n, sentence)
-            assert "Nothing on the Hub was changed." in sentence, (n, sentence)
+            assert sentence.startswith("Pushing to alice/vit-bndl failed: "), (n, sentence)
+            assert sentence.endswith(" Nothing on the Hub was changed."), (n, sentence)
+            if not isinstance(fault, str):
+                assert re.search(STATUSES[fault], sentence), (n, sentence)
             assert hub.snapshot(REPO) == before, n
-            push(other_model, None, card=CARD)
-        assert len(commits(api)) == (3 if exists else 2), n
-        assert hub.files(REPO)["model.safetensors"] == safetensors(other_model), n
+            push(other_model, None, card=CARD, **arguments)
+        assert len(commits(api, revision=revision)) == (3 if exists else 2), n
+        assert hub.files(REPO, revision)["model.safetensors"] == weights, n
+        assert len(hub.snapshot(REPO)["commits"]) == (3 if exists else 2), n
+        if revision != "main":
+            assert hub.files(REPO) == before["commits"][before["refs"]["refs/heads/main"]][2], n
         api.delete_repo(REPO)
-    assert failed
+        n += 1
+    # The client repeats most requests after trouble and lost connections; every refusal ends the push.
+    assert failed == number_of_requests if fault in (401, 403, 404, 409) else failed
 
 
-@pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("fault", [429, 500, "cut request", "cut response"])
 def test_a_fault_that_outlasts_the_clients_repetitions_fails_and_changes_nothing(
-    hub, model, other_model, no_waiting, exists, fault
+    hub, model, other_model, no_waiting, place, fault
 ):
+    exists, arguments, revision = PLACES[place]
     if exists:
         push(model, None, card=CARD)
     before = hub.snapshot(REPO)
@@ -204,13 +257,42 @@ def test_a_fault_that_outlasts_the_clients_repetitions_fails_and_changes_nothing
         else:
             hub.cut(fault.split()[1], path_contains=path, times=100)
         if path == "/commit/" and fault == "cut response":
-            push(other_model, None, card=CARD)  # it was made; only the answer was lost, and the client looks
-            assert hub.files(REPO)["model.safetensors"] == safetensors(other_model)
+            commit = push(other_model, None, card=CARD, **arguments)  # it was made; only the answer was lost
+            assert hub.files(REPO, revision)["model.safetensors"] == safetensors(other_model)
+            assert commit.pr_revision == (revision if "create_pr" in arguments else None)
             break
         with pytest.raises(HubError, match=r"Pushing to alice/vit-bndl failed: .*Nothing on the Hub was changed\."):
-            push(other_model, None, card=CARD)
+            push(other_model, None, card=CARD, **arguments)
         hub.clear_faults()
         assert hub.snapshot(REPO) == before, path
+
+
+@pytest.mark.parametrize("arguments", [{}, {"create_pr": True}], ids=["branch", "pull request"])
+def test_a_commit_of_which_nobody_knows_whether_it_arrived_is_not_called_undone(hub, model, other_model, arguments):
+    push(model, None)
+    hub.cut("response", path_contains="/commit/")
+    if arguments:
+        hub.fail(500, path_contains="blobs=", times=100)
+    else:
+        hub.fail(500, path_contains="/api/models/alice/vit-bndl?", times=100)
+    with pytest.raises(HubError, match=r"could not be asked whether the commit arrived; look at the repository before"):
+        push(other_model, None, **arguments)
+
+
+@pytest.mark.parametrize("what", ["/api/repos/create", "/branch/"])
+def test_what_somebody_else_made_at_the_same_moment_is_not_taken_away(hub, api, model, no_waiting, what):
+    # The Hub says that there is none, and then that there is one already: an empty one, but not ours.
+    api.create_repo(REPO)
+    api.create_branch(REPO, branch="trial")
+    before = hub.snapshot(REPO)
+    if what == "/branch/":
+        hub.hide(path_contains="/revision/trial", code="RevisionNotFound")
+    else:
+        hub.hide(path_contains="/api/models/alice/vit-bndl", code="RepoNotFound")
+    with pytest.raises(HubError, match="Nothing on the Hub was changed"):
+        push(model, None, revision="trial")
+    assert any(what in request["path"] and request["outcome"] == 409 for request in hub.requests)
+    assert hub.snapshot(REPO) == before
 
 
 def test_what_cannot_be_taken_away_again_is_told(hub, model, no_waiting):
@@ -270,8 +352,9 @@ def test_a_repository_that_cannot_be_pushed_to(hub, model, repo, message):
 def test_nobody_logged_in(hub, model, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    with pytest.raises(HubError, match=r"log in (again )?with `hf auth login`"):
-        push(model, None, "vit-bndl")
+    for repo in ("vit-bndl", REPO):
+        with pytest.raises(HubError, match="failed: there is no access token here; log in with `hf auth login`"):
+            push(model, None, repo)
 
 
 def test_an_access_token_that_expired(hub, model):
@@ -301,12 +384,29 @@ def test_a_download_that_never_ends_well_says_so_and_a_later_pull_succeeds(hub, 
     assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, model.predict(PIXEL_VALUES).probs)
 
 
-@pytest.mark.parametrize("status", [429, 500])
-def test_a_download_that_is_refused_says_what_to_do(hub, tmp_path, model, no_waiting, status):
-    push(model, None)
-    hub.fail(status, path_contains="/resolve/", times=1000)
-    with pytest.raises(HubError, match=STATUSES[status]):
-        pull_from_hub(REPO, cache_dir=tmp_path)
+@pytest.mark.parametrize("fault", [*STATUSES, "cut request", "cut response"])
+def test_a_fault_at_any_request_of_a_pull_is_said_and_a_later_pull_succeeds(hub, tmp_path, model, no_waiting, fault):
+    push(model, None, card=CARD)
+    expected = model.predict(PIXEL_VALUES).probs
+    count = len(hub.requests)
+    pull_from_hub(REPO, cache_dir=tmp_path / "first")
+    number_of_requests, failed = len(hub.requests) - count, 0
+    for n in range(1, number_of_requests + 1):
+        hub.fault_at(n, fault, times=100)
+        sentence = None
+        try:
+            pulled = pull_from_hub(REPO, cache_dir=tmp_path / str(n))
+        except HubError as error:
+            sentence = str(error)
+        hub.clear_faults()
+        if sentence is not None:
+            failed += 1
+            assert sentence.startswith("Pulling from alice/vit-bndl failed: "), (n, sentence)
+            says = "try again" if isinstance(fault, str) else STATUSES[fault]
+            assert re.search(says, sentence), (n, sentence)
+            pulled = pull_from_hub(REPO, cache_dir=tmp_path / str(n))
+        assert torch.equal(pulled.model.predict(PIXEL_VALUES).probs, expected), n
+    assert failed
 
 
 @pytest.mark.parametrize(

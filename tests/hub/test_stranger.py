@@ -2,9 +2,6 @@
 
 import json
 import os
-import site
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +11,11 @@ from PIL import Image
 
 from bndl_hf import BNDLModel
 from bndl_hf.hub import push_to_hub
+from bndl_hf.model.prediction_sets import ConformalPredictor
 from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
+
+from .processes import run_python
 
 STRANGER = Path(__file__).with_name("stranger.py")
 LABELS = {i: name for i, name in enumerate(("cat", "dog", "owl", "fox", "bee"))}
@@ -24,7 +24,15 @@ PIXEL_VALUES = torch.linspace(-1, 1, 2 * 3 * 30 * 30).view(2, 3, 30, 30)
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model("vit", id2label=LABELS)
+    return with_decisions(tiny_model("vit", id2label=LABELS))
+
+
+def with_decisions(model):
+    """Something of everything that is fitted on held-out images."""
+    model.set_temperature(0.4, 1.5)
+    model.set_conformal(ConformalPredictor("raps", 0.9, 0.55, num_images=99, num_classes=5, penalty=0.01, free_ranks=2))
+    model.set_abstention(model.predict(PIXEL_VALUES).probs.amax().item())  # one of the two is answered
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +44,9 @@ def image(tmp_path_factory):
 
 
 def ask_stranger(home, source, image, *flags, **environment):
-    """What stranger.py saw, in a process without this package: -S leaves out the .pth file that installs it."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))},
-        "PYTHONPATH": os.pathsep.join(site.getsitepackages()),
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        **environment,
-    }
-    command = [sys.executable, "-S", STRANGER, source, image, *flags]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=home)
+    """What stranger.py saw, in a process without this package."""
+    environment = {"HF_HUB_OFFLINE": "1", **environment}
+    done = run_python([STRANGER, source, image, *flags], home, installed=False, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -59,20 +59,23 @@ def assert_saw(seen, model, labels):
     prediction, evidence = model.predict(PIXEL_VALUES), model.explain(PIXEL_VALUES, top_k=3)
     assert seen["probs"] == prediction.probs.tolist()
     assert seen["p_value"] == prediction.p_value.tolist()
+    assert seen["is_answered"] == prediction.is_answered.tolist()
+    assert seen["prediction_sets"] == prediction.prediction_sets.tolist()
+    assert seen["answer"]["label"] == seen["answer"]["prediction_set"][0]
     assert seen["factors"] == evidence.factors.tolist()
     assert seen["logit"] == evidence.logit.tolist()
     scorer = BNDLModel(model.config).eval()
     scorer.load_state_dict(model.state_dict())
     assert seen["factor_scores"] == scorer(PIXEL_VALUES).factor_scores.tolist()
     assert seen["entries"] == seen["entries_from_objects"]
-    assert {"label", "score", "p_value", "is_certain", "epistemic"} <= set(seen["entries"][0])
+    assert {"label", "score", "p_value", "is_certain", "is_answered", "epistemic"} <= set(seen["entries"][0])
     assert seen["entries"][0]["score"] == pytest.approx(seen["answer"]["probability"])
     assert seen["answer"]["evidence"]["label"] == seen["answer"]["label"] == seen["entries"][0]["label"]
 
 
 def doubled(model):
     """The change stranger.py makes before saving."""
-    changed = tiny_model("vit", id2label=LABELS)
+    changed = with_decisions(tiny_model("vit", id2label=LABELS))
     changed.load_state_dict(model.state_dict())
     with torch.no_grad():
         changed.decision_layer.raw_loadings.mul_(2)

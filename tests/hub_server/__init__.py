@@ -27,6 +27,7 @@ class HubServer:
         self.store = Store()
         self.faults = Faults()
         self.requests: list[dict[str, Any]] = []
+        self.is_closed = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.hub = self  # the handler finds its Hub here
@@ -42,7 +43,8 @@ class HubServer:
         self.close()
 
     def close(self) -> None:
-        """Stop answering; connections are refused from now on."""
+        """Stop answering: new connections are refused from now on, and those kept alive are hung up."""
+        self.is_closed = True
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -86,6 +88,10 @@ class HubServer:
     def fail(self, status: int, path_contains: str = "", method: str | None = None, times: int = 1) -> None:
         """Answer the next `times` matching requests with `status` instead of doing anything."""
         self.faults.add(Fault(status), path_contains, method, times)
+
+    def hide(self, path_contains: str, code: str) -> None:
+        """Answer the next matching request with 404 and one of the Hub's own error codes."""
+        self.faults.add(Fault(404, code=code), path_contains, None, 1)
 
     def cut(self, direction: str, path_contains: str = "", method: str | None = None, times: int = 1) -> None:
         """Close the connection on the next `times` matching requests.

@@ -12,6 +12,7 @@ class Fault:
 
     status: int | None
     cut: str = ""
+    code: str = ""  # the Hub's own name for what is wrong
 
 
 class Faults:

@@ -50,6 +50,8 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         """Answer a request, or let it meet its fault."""
         hub = self.server.hub
+        if hub.is_closed:
+            return self._hang_up()
         fault = hub.faults.next(self.command, self.path)
         if fault is not None and fault.cut == "request":
             self._log("cut request")
@@ -58,7 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") == "chunked":
             body = self._read_chunks()
         if fault is not None and fault.status is not None:
-            return self._send(fault.status, {"error": f"status {fault.status} on purpose"}, {"Retry-After": "0"})
+            headers = {"Retry-After": "0", **({"X-Error-Code": fault.code} if fault.code else {})}
+            return self._send(fault.status, {"error": f"status {fault.status} on purpose"}, headers)
         url = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.body = body
@@ -166,7 +169,8 @@ class Handler(BaseHTTPRequestHandler):
                 if ref.startswith(prefix)
             ]
 
-        return {"branches": below("refs/heads/"), "tags": below("refs/tags/"), "converts": []}
+        found = {"branches": below("refs/heads/"), "tags": below("refs/tags/"), "converts": []}
+        return {**found, "pullRequests": below("refs/pr/")} if self.query.get("include_prs") else found
 
     def commits(self, kind: str, id: str, rev: str) -> Any:
         return [

@@ -75,6 +75,7 @@ def test_wrapped_trained_a_step_saved_and_loaded_it_answers_bit_for_bit_alike(tm
         head = classifier.get_submodule(architecture.head_name)
         torch.testing.assert_close(head(features), classifier(**inputs).logits, rtol=1e-5, atol=1e-5)
 
+    torch.manual_seed(0)  # of the architectures that drop whole paths some would drop both images
     output = model.train()(**inputs, labels=torch.tensor([0, 3]))
     output.loss.backward()
     assert output.logits.shape == (2, 4)

@@ -7,6 +7,7 @@ from transformers import AutoConfig
 
 from bndl_hf import BNDLConfig, BNDLModel
 from bndl_hf.model import modeling_bndl
+from bndl_hf.model.configuration_bndl import FORMAT_VERSION
 from model.tiny import tiny_model
 from test_hub_set import FILES
 
@@ -57,7 +58,7 @@ def test_the_installed_package_uses_its_own_classes(tmp_path, vit_model):
 
 def test_a_configuration_of_a_newer_version_is_refused(tmp_path):
     tiny_model("vit").save_pretrained(tmp_path)
-    newer = {**read_config(tmp_path), "format_version": 2}
+    newer = {**read_config(tmp_path), "format_version": FORMAT_VERSION + 1}
     (tmp_path / "config.json").write_text(json.dumps(newer))
-    with pytest.raises(ValueError, match="format_version=2, which a newer bndl-hf wrote; this one reads up to 1"):
+    with pytest.raises(ValueError, match="format_version=3, which a newer bndl-hf wrote; this one reads up to 2"):
         AutoConfig.from_pretrained(tmp_path)

@@ -161,6 +161,11 @@ def test_image_size_and_channels_are_read_in_every_form():
     assert image_size(SUPPORTED["siglip"].config()) == (32, 32)
     timm = PretrainedConfig(pretrained_cfg={"input_size": [1, 20, 30]})
     assert image_size(timm) == (20, 30)
+    timm_model = nn.Module()
+    timm_model.pretrained_cfg = {"input_size": (3, 20, 30)}
+    assert image_size(timm_model) == (20, 30)
+    timm.model_args = {"img_size": 40}
+    assert image_size(timm) == (40, 40)
     assert num_channels(timm) == 1
     assert num_channels(PretrainedConfig(pretrained_cfg={"input_size": [3, 20, 30]}, model_args={"in_chans": 4})) == 4
     assert num_channels(tiny_backbone_config("vit", num_channels=1)) == 1

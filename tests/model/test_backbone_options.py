@@ -349,10 +349,29 @@ def test_transformers_wrapper_around_a_timm_model_is_wrapped_and_loaded(tmp_path
     assert loaded.backbone.timm_model.checkpointing
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "vit_tiny_patch16_224", "resnetv2_50"])
-def test_timm_models_are_wrapped(architecture):
+TIMM_HEADS = {
+    "test_resnet": "fc",
+    "test_vit": "head",  # takes images of one size, which its configuration does not name
+    "test_convnext": "head.fc",
+    "test_efficientnet": "classifier",
+    "resnetv2_50": "head.fc",  # a 1x1 convolution
+}
+
+
+@pytest.mark.parametrize("architecture", TIMM_HEADS)
+def test_timm_models_are_wrapped(tmp_path, architecture):
     pytest.importorskip("timm", reason="timm_wrapper needs timm and torchvision")
     pytest.importorskip("torchvision", reason="timm_wrapper needs timm and torchvision")
     timm_config = {"architecture": architecture, "num_classes": 3, "label_names": ["a", "b", "c"]}
-    model = BNDLForImageClassification(BNDLConfig.from_backbone_config(TimmWrapperConfig.from_dict(timm_config)))
-    assert model.eval()(torch.randn(1, 3, 224, 224)).logits.shape == (1, 3)
+    config = TimmWrapperConfig.from_dict(timm_config)
+    classifier = AutoModelForImageClassification.from_config(config).eval()
+    inputs = example_inputs(classifier, batch_size=2)
+    logits = classifier(**inputs).logits
+    assert BNDLConfig.from_backbone_config(config).head_name == f"timm_model.{TIMM_HEADS[architecture]}"
+    head = classifier.get_submodule(f"timm_model.{TIMM_HEADS[architecture]}")
+    model = BNDLForImageClassification.from_backbone_pretrained(classifier)
+    features = model.extract_features(**inputs).logits
+    torch.testing.assert_close(features @ head.weight.flatten(1).T + head.bias, logits)
+    model.save_pretrained(tmp_path)
+    loaded = BNDLForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(copy.deepcopy(loaded)(**inputs).logits, copy.deepcopy(model)(**inputs).logits)

@@ -15,7 +15,7 @@ from model.tiny import tiny_backbone_config
 def test_a_preset_fills_what_was_not_given_and_nothing_else(preset):
     config = BNDLConfig(preset=preset, feature_dim=8, num_labels=3)
     assert {name: getattr(config, name) for name in PRESETS[preset]} == PRESETS[preset]
-    assert config.num_factors == 8
+    assert config.num_factors == (16 if preset == "default" else 8)
     departed = BNDLConfig(preset=preset, feature_dim=8, num_labels=3, kl_local_weight=0.25, bias="none")
     assert (departed.kl_local_weight, departed.bias) == (0.25, "none")
     assert departed.objective == PRESETS[preset]["objective"]

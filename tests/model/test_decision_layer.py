@@ -329,10 +329,10 @@ def test_warm_start_from_a_head_without_bias(loading_init, bias):
     ("kwargs", "head", "signed", "says"),
     [
         ({}, (C + 1, D), False, "num_labels=5"),
-        ({"projection": "linear"}, (C, D), True, "num_factors=16"),
+        ({"projection": "linear", "num_factors": D}, (C, D), True, "num_factors=16"),
         ({"projection": "two_layer"}, (C, D), False, "projection='two_layer'"),
         ({"projection": "none", "score_threshold": 1.0}, (C, D), False, "score_threshold=0"),
-        ({"projection": "linear", "bias": "none"}, (C, D), False, "bias='free'"),
+        ({"projection": "linear", "num_factors": D, "bias": "none"}, (C, D), False, "bias='free'"),
     ],
 )
 def test_warm_start_says_why_it_cannot_be_exact(kwargs, head, signed, says):

@@ -47,7 +47,7 @@ def test_sizes_that_differ_are_named_and_may_be_started_afresh(saved):
     with pytest.raises(ValueError, match=r"do not fit num_labels=7\. Load the checkpoint without it"):
         BNDLForImageClassification.from_pretrained(saved / "vit", num_labels=7)
     model = BNDLForImageClassification.from_pretrained(saved / "vit", num_labels=7, ignore_mismatched_sizes=True)
-    assert model.decision_layer.raw_loadings.shape == (32, 7)
+    assert model.decision_layer.raw_loadings.shape == (64, 7)
 
 
 def test_the_loading_report_is_handed_on_when_asked_for(saved):

@@ -117,13 +117,20 @@ def test_what_is_wrong_is_said(hub, folder, flag, value, sentence):
     assert hub.store.repos == {}
 
 
+def test_results_that_are_no_json_are_named(hub, folder):
+    (folder / "results.json").write_text("{")
+    with pytest.raises(ValueError, match=r"results\.json is no JSON .*; name another file with --results"):
+        publish.main(arguments(folder))
+    assert hub.store.repos == {}
+
+
 def test_in_a_process_of_its_own_errors_end_in_a_sentence(hub, folder, tmp_path):
     online = {**hub.environment("hf_bob", tmp_path), "HF_HUB_OFFLINE": "0"}
     done = run_script(*arguments(folder), **online)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("HubError: Pushing to alice/vit-bndl failed: this token may")
-    (folder / "results.json").write_text("{")
-    done = run_script(*arguments(folder), **online)
+    done = run_script(*arguments("alice/nowhere"), **online)
     assert done.returncode == 1
-    assert "results.json" in done.stderr.strip().splitlines()[-1]
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert sentence.startswith("OSError: alice/nowhere is not a local folder")  # transformers' first line counts
     assert hub.store.repos == {}

@@ -74,6 +74,15 @@ def test_a_hub_in_trouble_does_not_end_a_training(hub, api, tmp_path, no_waiting
         trainer.push_to_hub()
 
 
+def test_a_token_that_is_not_accepted_is_said_before_anything_is_trained(hub, tmp_path):
+    hub.fail(401, path_contains="/api/repos/create")
+    with pytest.raises(
+        HubError, match="Making alice/vit-bndl failed: the Hub does not accept the access token; log in"
+    ):
+        publishing_trainer(tmp_path)
+    assert hub.store.repos == {}
+
+
 def test_in_the_background(hub, api, tmp_path):
     trainer = publishing_trainer(tmp_path)
     trainer.train()

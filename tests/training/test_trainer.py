@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, EvalPrediction
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainer
-from bndl_hf.training import trainer as trainer_module
+from bndl_hf.training import preparation
 from bndl_hf.training.elbo import kl_warmup
 from bndl_hf.training.pixel_values import collate
 from bndl_hf.uncertainty import area_under_risk_coverage, expected_calibration_error
@@ -77,7 +77,7 @@ def test_terms_are_means_over_the_steps_since_the_last_log(tmp_path: Path) -> No
 
 
 def test_the_log_holds_the_share_of_loadings_above_zero(tmp_path: Path) -> None:
-    model = runs.classifier()
+    model = runs.classifier(num_factors=16, loading_density=1.0)
     model.decision_layer.raw_loadings.data[:4] = -1.0  # 4 of 16 factors have no loadings
     trainer = runs.make_trainer(tmp_path, model, max_steps=1, learning_rate=0.0, decision_layer_learning_rate=0.0)
     trainer.train()
@@ -102,7 +102,7 @@ def test_the_number_of_training_images_is_filled_in(tmp_path: Path) -> None:
 
 
 def test_a_dataset_without_a_length_needs_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "NUM_SCALE_IMAGES", 8)
+    monkeypatch.setattr(preparation, "NUM_MEASURED_IMAGES", 8)
     trainer = runs.make_trainer(tmp_path, train_dataset=Stream(), max_steps=2)
     sentence = r"N of the ELBO \(Eq\. 12\) is unknown; set model\.config\.num_training_images\."
     with pytest.raises(ValueError, match=sentence):
@@ -119,8 +119,10 @@ def test_a_dataset_without_a_length_needs_the_number_of_images(tmp_path: Path, m
 def test_the_spread_is_measured_on_the_first_images_and_only_where_it_is_wanted(
     normalize_features: bool, before_training: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "NUM_SCALE_IMAGES", 8)
-    trainer = runs.make_trainer(tmp_path, runs.classifier(normalize_features=normalize_features), max_steps=1)
+    monkeypatch.setattr(preparation, "NUM_MEASURED_IMAGES", 8)
+    trainer = runs.make_trainer(
+        tmp_path, runs.classifier(normalize_features=normalize_features, kl_local_weight=0.01), max_steps=1
+    )
     passes: list[int] = []
     trainer.model.backbone.register_forward_hook(lambda _, __, output: passes.append(len(output.logits)))
     trainer.train()
@@ -134,7 +136,9 @@ def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path
     config.num_labels = runs.NUM_LABELS
     torch.manual_seed(0)
     AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "classifier")
-    model = BNDLForImageClassification.from_backbone_pretrained(tmp_path / "classifier", warm_start=True)
+    model = BNDLForImageClassification.from_backbone_pretrained(
+        tmp_path / "classifier", warm_start=True, loading_density=1.0
+    )
     dense = AutoModelForImageClassification.from_pretrained(tmp_path / "classifier").eval()
     dataset = runs.images(12)
     pixel_values = collate([dataset[row] for row in range(12)])["pixel_values"]
@@ -149,7 +153,7 @@ def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path
 def test_the_first_look_at_the_features_leaves_no_trace(tmp_path: Path) -> None:
     trainer = runs.make_trainer(tmp_path, model=runs.classifier("resnet"))
     before, state = runs.weights(trainer.model), torch.get_rng_state()
-    trainer._prepare_decision_layer()
+    trainer.prepare_decision_layer(resumes=False)
     after = runs.weights(trainer.model)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decision_layer.feature_scale"}

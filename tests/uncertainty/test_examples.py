@@ -5,7 +5,20 @@ import importlib
 
 import pytest
 
-MODULES = ["calibration", "deciles", "ood", "ood_scores", "pavpu", "scores", "scoring", "selective", "streaming"]
+MODULES = [
+    "abstention",
+    "calibration",
+    "conformal",
+    "deciles",
+    "ood",
+    "ood_scores",
+    "pavpu",
+    "recalibration",
+    "scores",
+    "scoring",
+    "selective",
+    "streaming",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -91,7 +91,7 @@ class Head:
 
 
 _RELEASED_RECIPE = {"num_train_epochs": 20, "per_device_train_batch_size": 128, "lr_scheduler_type": "constant"}
-_POINT = {"projection": "none", "kl_local_weight": 0.0, "kl_global_weight": 0.0}
+_POINT = {"projection": "none", "kl_local_weight": 0.0, "kl_global_weight": 0.0, "loading_density": 1.0}
 HEADS: dict[str, Head] = {
     "bndl": Head(BNDLDecisionLayer, about="this library's default"),
     "released": Head(

@@ -17,8 +17,23 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    ModelInfo,
+    get_token,
+)
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils.sha import git_hash
 from transformers import BaseImageProcessor
 
@@ -67,7 +82,8 @@ def push_to_hub(
         huggingface_hub's `CommitInfo`: `.commit_url`, `.oid`, `.pr_url`.
 
     Raises:
-        HubError: the push failed; the message says why, and that nothing on the Hub was changed.
+        HubError: the push failed; the message says why, and that nothing on the Hub was changed (or, where the Hub
+            could no longer be asked, what may be left there).
         ValueError: the model is none of ours, a figure is not there, results are no JSON, or something private would
             be published.
 
@@ -95,20 +111,22 @@ class _Push:
     repo_id: str
     revision: str | None = None
     parent: str | None = None
-    makes_repo: bool = False
-    makes_branch: bool = False
+    made: set[str] = field(default_factory=set)
     files_before: list[str] = field(default_factory=list)
+    may_have_arrived: bool = False
 
     def prepare(self, private: bool | None, revision: str | None, create_pr: bool) -> None:
         """Find the state to build on; make repository and branch where they are missing."""
         self.revision = revision
+        if not (self.api.token or get_token()):
+            raise LocalTokenNotFoundError("no token")
         try:
             info = self.api.model_info(self.repo_id)
         except RepositoryNotFoundError:
             if create_pr:
                 raise
-            self.makes_repo = True
-            self.api.create_repo(self.repo_id, private=private)
+            with self._making("repository"):
+                self.api.create_repo(self.repo_id, private=private)
             info = self.api.model_info(self.repo_id)
         if revision is not None:
             try:
@@ -116,11 +134,22 @@ class _Push:
             except RevisionNotFoundError:
                 if create_pr:
                     raise
-                self.makes_branch = True
                 self.parent = info.sha
-                self.api.create_branch(self.repo_id, branch=revision)
+                with self._making("branch"):
+                    self.api.create_branch(self.repo_id, branch=revision)
         self.parent = info.sha
         self.files_before = [sibling.rfilename for sibling in info.siblings or []]
+
+    @contextmanager
+    def _making(self, what: str) -> Iterator[None]:
+        """Remember what is made inside the block, to take it away again; what the Hub refused to make is not ours."""
+        self.made.add(what)
+        try:
+            yield
+        except HfHubHTTPError as error:
+            if _is_refusal(error):
+                self.made.discard(what)
+            raise
 
     def commit(self, folder: Path, message: str, create_pr: bool) -> CommitInfo:
         """Upload what `folder` holds and make it visible at once."""
@@ -131,6 +160,7 @@ class _Push:
             if name not in names and any(fnmatch.fnmatch(name, pattern) for pattern in _OUTDATED)
         ]
         additions = [CommitOperationAdd(name, folder / name) for name in names]
+        pull_requests = self._pull_requests() if create_pr else None
         try:
             return self.api.create_commit(
                 self.repo_id,
@@ -140,45 +170,61 @@ class _Push:
                 create_pr=create_pr,
                 parent_commit=self.parent,
             )
-        except HTTPError:
-            arrived = None if create_pr else self._commit_that_arrived(additions)
+        except HTTPError as error:
+            arrived = None if _is_refusal(error) else self._commit_that_arrived(additions, pull_requests)
             if arrived is None:
                 raise
             return arrived
 
-    def _commit_that_arrived(self, additions: list[CommitOperationAdd]) -> CommitInfo | None:
-        """The commit, where only its answer was lost on the way back; None where it was not made."""
+    def _pull_requests(self) -> set[str]:
+        refs = self.api.list_repo_refs(self.repo_id, include_pull_requests=True)
+        return {ref.ref for ref in refs.pull_requests or []}
+
+    def _commit_that_arrived(
+        self, additions: list[CommitOperationAdd], pull_requests: set[str] | None
+    ) -> CommitInfo | None:
+        """The commit, where only its answer was lost on the way back; None where it was not made.
+
+        Args:
+            additions: what it was to hold.
+            pull_requests: those there were before, where it was to be a new one.
+        """
         try:
-            info = self.api.model_info(self.repo_id, revision=self.revision, files_metadata=True)
+            new = [self.revision] if pull_requests is None else sorted(self._pull_requests() - pull_requests)
+            for revision in new:
+                info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True)
+                if info.sha != self.parent and _holds(info, additions):
+                    url = f"{self.api.endpoint}/{self.repo_id}"
+                    number = str(revision).rsplit("/", 1)[-1]
+                    return CommitInfo(
+                        commit_url=f"{url}/commit/{info.sha}",
+                        commit_message="",
+                        commit_description="",
+                        oid=str(info.sha),
+                        pr_url=None if pull_requests is None else f"{url}/discussions/{number}",
+                    )
         except (HTTPError, OSError):
-            return None
-        if info.sha == self.parent:
-            return None
-        found = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
-        for addition in additions:
-            content = Path(str(addition.path_or_fileobj)).read_bytes()
-            if found.get(addition.path_in_repo) not in (sha256(content).hexdigest(), git_hash(content)):
-                return None
-        return CommitInfo(
-            commit_url=f"{self.api.endpoint}/{self.repo_id}/commit/{info.sha}",
-            commit_message="",
-            commit_description="",
-            oid=str(info.sha),
-        )
+            self.may_have_arrived = True
+        return None
 
     def undo(self) -> str:
         """Take away what this push has made; what to tell the user about it."""
+        unchanged = "Nothing on the Hub was changed."
         try:
-            if self.makes_repo and self._is_empty():
+            if "repository" in self.made and self._is_empty():
                 self.api.delete_repo(self.repo_id, missing_ok=True)
-            elif self.makes_branch and self._branch_is_untouched():
+                return unchanged
+            if "branch" in self.made and self._branch_is_untouched():
                 self.api.delete_branch(self.repo_id, branch=str(self.revision))
+                return unchanged
         except RepositoryNotFoundError:
-            pass
+            return unchanged
         except (HTTPError, OSError):
-            left = f"An empty {self.repo_id}" if self.makes_repo else f"The new branch {self.revision}"
+            left = f"An empty {self.repo_id}" if "repository" in self.made else f"The new branch {self.revision}"
             return f"{left} may be left there; push again, or delete it."
-        return "Nothing on the Hub was changed."
+        if self.may_have_arrived:
+            return "The Hub could not be asked whether the commit arrived; look at the repository before pushing again."
+        return unchanged
 
     def _is_empty(self) -> bool:
         info = self.api.model_info(self.repo_id)
@@ -189,6 +235,21 @@ class _Push:
             return self.api.model_info(self.repo_id, revision=self.revision).sha == self.parent
         except RevisionNotFoundError:
             return False
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the Hub answered that it did nothing; after a lost answer or trouble of its own one cannot know."""
+    return isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code < 500
+
+
+def _holds(info: ModelInfo, additions: Sequence[CommitOperationAdd]) -> bool:
+    """Whether a commit's files are those of `additions`."""
+    found = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
+    for addition in additions:
+        content = Path(str(addition.path_or_fileobj)).read_bytes()
+        if found.get(addition.path_in_repo) not in (sha256(content).hexdigest(), git_hash(content)):
+            return False
+    return True
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import logging
 
@@ -56,6 +56,8 @@ def pull_from_hub(
 ) -> PulledCheckpoint:
     """Download a checkpoint and load it; a download that was cut short goes on where it stopped.
 
+    In offline mode, and with a warning where the Hub cannot be reached, the local cache is taken.
+
     Args:
         repo_id: "namespace/name".
         revision: branch, tag or commit; None is the main branch.
@@ -70,21 +72,26 @@ def pull_from_hub(
 
     Example:
         >>> pulled = pull_from_hub("alice/vit-bndl")
-        >>> pulled.model.predict(pulled.processor(images=image, return_tensors="pt").pixel_values)
+        >>> pulled.model.predict(**pulled.processor(images=image, return_tensors="pt"))
     """
+    trouble = None
     try:
+        trouble = None if local_files_only else _trouble_at_the_hub(repo_id, revision, token)
         folder = Path(
             snapshot_download(
                 repo_id,
                 revision=revision,
                 token=token,
                 cache_dir=cache_dir,
-                local_files_only=local_files_only,
+                local_files_only=local_files_only or trouble is not None,
                 allow_patterns=list(_PATTERNS),
             )
         )
     except (HTTPError, HFValidationError, OSError) as error:
-        raise hub_error("Pulling from", repo_id, error, revision) from error
+        raise hub_error("Pulling from", repo_id, trouble or error, revision) from error
+    if trouble is not None and not isinstance(trouble, OfflineModeIsEnabled):
+        reason = hub_error("Asking for", repo_id, trouble, revision)
+        logger.warning(f"{reason} Its copy in the local cache is taken, commit {folder.name}; it may be an old one.")
     source = repo_id if revision is None else f"{repo_id} at {revision}"
     _check_complete(folder, source)
     model = BNDLForImageClassification.from_pretrained(folder)
@@ -103,6 +110,23 @@ def pull_from_hub(
         revision=folder.name,  # the cache names a snapshot's folder after its commit
         missing=tuple(missing),
     )
+
+
+def _trouble_at_the_hub(repo_id: str, revision: str | None, token: str | None) -> OSError | HTTPError | None:
+    """Why the Hub cannot be asked at the moment; None where it answers.
+
+    Raises:
+        HfHubHTTPError: its answer is no. `snapshot_download` would hand out an old copy from the cache without a word.
+    """
+    try:
+        HfApi(token=token).model_info(repo_id, revision=revision)
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500 and error.response.status_code != 429:
+            raise
+        return error
+    except (HTTPError, OSError) as error:
+        return error
+    return None
 
 
 def _check_complete(folder: Path, source: str) -> None:

@@ -42,7 +42,8 @@ def example_inputs(classifier: PreTrainedModel, batch_size: int = 1) -> dict[str
     parameter = next(classifier.parameters())
     generator = torch.Generator().manual_seed(0)
     if "spatial_shapes" not in names:
-        height, width = image_size(config) or (_EXAMPLE_SIZE, _EXAMPLE_SIZE)
+        timm = getattr(classifier, "timm_model", None)  # knows its size, which its configuration may leave out
+        height, width = image_size(config) or (timm and image_size(timm)) or (_EXAMPLE_SIZE, _EXAMPLE_SIZE)
         images = torch.randn(batch_size, num_channels(config), height, width, generator=generator)
         return {"pixel_values": images.to(parameter.device, parameter.dtype)}
     N = getattr(getattr(config, "vision_config", config), "num_patches", 256)
@@ -55,15 +56,17 @@ def example_inputs(classifier: PreTrainedModel, batch_size: int = 1) -> dict[str
     }
 
 
-def image_size(config: PretrainedConfig) -> tuple[int, int] | None:
+def image_size(config: PretrainedConfig | nn.Module) -> tuple[int, int] | None:
     """(height, width) in pixels that `config` asks for, whatever form it is written in; None where it names none.
 
-    An int, a pair, or {"height", "width"}; in the configuration itself, in its `vision_config`, or in timm's
-    `pretrained_cfg["input_size"]` (channels, height, width).
+    An int, a pair, or {"height", "width"}; in the configuration itself, in its `vision_config`, or as timm writes it:
+    `model_args["img_size"]`, or `pretrained_cfg["input_size"]` (channels, height, width), which its models have too.
     """
     size = getattr(config, "image_size", None)
     if size is None and getattr(config, "vision_config", None) is not None:
         return image_size(config.vision_config)
+    if size is None:
+        size = (getattr(config, "model_args", None) or {}).get("img_size")
     if size is None:
         size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
     if isinstance(size, dict):

@@ -15,33 +15,15 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .artefact import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
-from .presets import KL_LOCAL_BUDGET, PRESETS
+from .decisions import check_decisions
+from .fields import check_fields
+from .presets import FACTORS_PER_FEATURE, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "objective": ("exact", "sampled"),
-    "projection": ("none", "linear", "two_layer"),
-    "score_concentration": ("per_image", "per_factor"),
-    "score_concentration_input": ("features", "score_mean"),
-    "loading_concentration": ("per_factor", "per_entry"),
-    "kl_global_scaling": ("per_image", "per_factor"),
-    "bias": ("free", "non_negative", "none"),
-    "loading_init": ("alive", "linear"),
-}
-_POSITIVE = (
-    "score_prior_concentration",
-    "score_prior_rate",
-    "loading_prior_concentration",
-    "loading_prior_rate",
-    "score_scale_floor",
-    "loading_scale_floor",
-    "max_concentration",
-)
-_NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
-
-# Counted up whenever older code would read a new configuration wrongly.
-FORMAT_VERSION = 1
+# Counted up whenever older code would read a new configuration wrongly. 2: temperature, variance_scale, abstain_below
+# and conformal; code of version 1 keeps the fields and answers as if they were not there.
+FORMAT_VERSION = 2
 
 
 class BNDLConfig(PretrainedConfig):
@@ -54,7 +36,8 @@ class BNDLConfig(PretrainedConfig):
             layer that works alone on features.
         head_name (`str`): dotted name of the layer inside the wrapped classifier that made the logits.
         feature_dim (`int`): D, the width of that layer's input.
-        num_factors (`int`): K; None takes `feature_dim`.
+        num_factors (`int`): K; None takes 2 D with the default preset, D where there is no projection or the preset
+            is a released one.
         preset (`str`): "default" (ours), "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
         objective (`str`, preset): what training maximises: "exact", the closed-form predictive of Sec. 5 with no
             sampling noise, or "sampled", one reparameterised draw per step (Eq. 12, the paper).
@@ -73,7 +56,9 @@ class BNDLConfig(PretrainedConfig):
         min_concentration, max_concentration (`float`, preset): floor added under, and ceiling on, every k.
         score_prior_concentration, score_prior_rate (`float`, preset): Gamma prior of the scores (Eq. 4).
         loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
-        kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12; the default is 0.03 / K.
+        kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12. While None it counts as
+            0.03 / K; the Trainer writes down what it used, on features that stay as they are 0.025 / K times the
+            separation of the classes in them (docs/defaults.md).
         kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.
         kl_global_scaling (`str`, preset): the loadings' KL is divided by the number of training images ("per_image",
             Eq. 12) or by the number of factors ("per_factor", the released code).
@@ -83,8 +68,13 @@ class BNDLConfig(PretrainedConfig):
         loading_init (`str`, preset): "alive" starts every loading above the threshold, every k near 5 and a linear
             projection near the identity; "linear" is torch's Linear throughout, which leaves most loadings dead when D
             is large (released code).
+        loading_density (`float`, preset): share of the loadings, in (0, 1], that may stay above zero when training
+            ends; the Trainer prunes the smallest while it trains. 1 prunes nothing.
         num_samples (`int`): S, draws behind `p_value` and Monte-Carlo prediction. 20: the paper's value, App. A.1.
         certainty_threshold (`float`): `is_certain` is p_value below this fraction. .05: the paper's value, Sec. 5.
+        temperature, variance_scale (`float`): recalibration of the predictive (mean_field.py); see `set_temperature`.
+        abstain_below (`float`): largest probability from which on an image is answered; see `set_abstention`.
+        conformal (`dict`): the prediction sets `predict` answers with; see `set_conformal`.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
             loadings' KL when that is scaled "per_image".
         format_version (`int`): of the saved configuration; a newer one than this code knows is refused.
@@ -94,7 +84,7 @@ class BNDLConfig(PretrainedConfig):
 
     Example:
         >>> BNDLConfig(feature_dim=64, num_labels=10).num_factors
-        64
+        128
     """
 
     model_type = "bndl"
@@ -128,15 +118,20 @@ class BNDLConfig(PretrainedConfig):
     score_prior_rate: float = _UNSET
     loading_prior_concentration: float = 1.0
     loading_prior_rate: float = 1.0
-    kl_local_weight: float = _UNSET
+    kl_local_weight: float | None = None
     kl_global_weight: float = _UNSET
     kl_global_scaling: str = _UNSET
     score_scale_floor: float = _UNSET
     loading_scale_floor: float = _UNSET
     bias: str = _UNSET
     loading_init: str = _UNSET
+    loading_density: float = _UNSET
     num_samples: int = 20
     certainty_threshold: float = 0.05
+    temperature: float = 1.0
+    variance_scale: float = 1.0
+    abstain_below: float | None = None
+    conformal: dict | None = None
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION
 
@@ -146,14 +141,14 @@ class BNDLConfig(PretrainedConfig):
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if self.num_factors is None:
-            self.num_factors = self.feature_dim
-        if self.kl_local_weight is None:
-            self.kl_local_weight = KL_LOCAL_BUDGET / (self.num_factors or 1)
+        if self.num_factors is None and self.feature_dim is not None:
+            widened = self.preset == "default" and self.projection != "none"
+            self.num_factors = self.feature_dim * (FACTORS_PER_FEATURE if widened else 1)
         if isinstance(self.backbone_config, dict):
             self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         super().__post_init__(**kwargs)
-        self._check_fields()
+        check_fields(self)
+        check_decisions(self)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> BNDLConfig:
@@ -168,6 +163,7 @@ class BNDLConfig(PretrainedConfig):
                 f"The configuration has format_version={version}, which a newer bndl-hf wrote; this one reads up to "
                 f"{FORMAT_VERSION}. Upgrade it with `pip install -U bndl-hf`."
             )
+        config_dict = {**config_dict, "format_version": FORMAT_VERSION}  # what it is saved as from now on
         if kwargs.get("preset", config_dict.get("preset")) != config_dict.get("preset"):
             raise ValueError(
                 f"preset={kwargs['preset']!r}, but this configuration was made with {config_dict.get('preset')!r} and "
@@ -185,43 +181,6 @@ class BNDLConfig(PretrainedConfig):
         """
         with naming_the_code_in(save_directory, self):
             super().save_pretrained(save_directory, *args, **kwargs)
-
-    def _check_fields(self) -> None:
-        for name in (*_POSITIVE, *_NON_NEGATIVE, "certainty_threshold"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a number.")
-        for name in ("feature_dim", "num_factors", "projection_dim", "num_samples", "num_training_images"):
-            if not isinstance(getattr(self, name), int | None):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
-        if self.num_labels < 2:
-            raise ValueError(f"num_labels={self.num_labels}: a decision is between 2 classes or more.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above zero.")
-        for name in _NON_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be zero or above.")
-        for name in ("feature_dim", "num_factors", "projection_dim", "num_training_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be 1 or more.")
-        if self.max_concentration <= self.min_concentration:
-            raise ValueError(
-                f"max_concentration={self.max_concentration} leaves no room above "
-                f"min_concentration={self.min_concentration}; raise the one or lower the other."
-            )
-        if self.projection == "none" and self.num_factors != self.feature_dim:
-            raise ValueError(
-                f"num_factors={self.num_factors} differs from feature_dim={self.feature_dim}, which projection='none' "
-                "cannot bridge; pass projection='linear' or leave num_factors out."
-            )
-        if self.num_samples < 2:
-            raise ValueError(f"num_samples={self.num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
-        if not 0 < self.certainty_threshold < 1:
-            raise ValueError(f"certainty_threshold={self.certainty_threshold} must lie between 0 and 1.")
 
     @classmethod
     def from_backbone_config(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_bndl import BNDLConfig
+from .decisions import Decisions, decide
 from .elbo import BNDLImageClassifierOutput, negative_elbo
 from .evidence import Evidence, explain_logit
 from .predictive import BNDLPrediction, exact_log_probs, predict_by_sampling, predict_exactly
@@ -31,7 +32,7 @@ _INITIAL_RAW_CONCENTRATION = 4.69
 _LOWEST_CONCENTRATION = 0.05
 
 
-class BNDLDecisionLayer(nn.Module):
+class BNDLDecisionLayer(Decisions, nn.Module):
     """Posteriors of scores and loadings, their logits and the loss terms; always float32.
 
     Args:
@@ -172,9 +173,11 @@ class BNDLDecisionLayer(nn.Module):
                 if sampled:
                     nll = F.cross_entropy(logits, labels)
                 else:
-                    # The label is the reference of the gaps while training, the top class when predicting.
+                    # While training the label is the reference of the gaps and nothing is recalibrated; evaluation
+                    # takes the top class and the fitted temperature, as `predict` does.
                     reference = labels if self.training else logits.argmax(dim=-1)
-                    nll = F.nll_loss(exact_log_probs(scores, loadings, bias, reference), labels)
+                    recalibration = () if self.training else self._recalibration
+                    nll = F.nll_loss(exact_log_probs(scores, loadings, bias, reference, *recalibration), labels)
                 loss = negative_elbo(nll, kl_local, kl_global, self.config)
             return BNDLImageClassifierOutput(loss, logits, nll, kl_local, kl_global, factor_scores=scores.mean)
 
@@ -192,6 +195,11 @@ class BNDLDecisionLayer(nn.Module):
 
     # ---- answers ----
 
+    @property
+    def _recalibration(self) -> tuple[float, float]:
+        """T and v."""
+        return self.config.temperature, self.config.variance_scale
+
     @torch.no_grad()
     def predict(
         self,
@@ -199,6 +207,7 @@ class BNDLDecisionLayer(nn.Module):
         method: str = "exact",
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
+        abstain_below: float | None = None,
     ) -> BNDLPrediction:
         """Answer and uncertainty for features [B, D]; see `BNDLForImageClassification.predict`."""
         num_samples = self.config.num_samples if num_samples is None else num_samples
@@ -209,9 +218,12 @@ class BNDLDecisionLayer(nn.Module):
         with torch.autocast(device_type=features.device.type, enabled=False):
             self.check_inputs(features, None)
             posteriors = self.score_posterior(features), self.loading_posterior(), self.bias
+            threshold, recalibration = self.config.certainty_threshold, self._recalibration
             if method == "exact":
-                return predict_exactly(*posteriors, num_samples, self.config.certainty_threshold)
-            return predict_by_sampling(*posteriors, num_samples, self.config.certainty_threshold, generator)
+                prediction = predict_exactly(*posteriors, num_samples, threshold, *recalibration)
+            else:
+                prediction = predict_by_sampling(*posteriors, num_samples, threshold, generator, *recalibration)
+            return decide(prediction, self.config, abstain_below)
 
     @torch.no_grad()
     def explain(self, features: Tensor, target: Tensor | int | None = None, top_k: int = 5) -> Evidence:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .configuration_bndl import BNDLConfig
+from .presets import KL_LOCAL_BUDGET
 
 
 @dataclass
@@ -61,4 +62,7 @@ def negative_elbo(
         global_weight = config.kl_global_weight / config.num_training_images
     else:
         global_weight = 0.0
-    return nll + kl_scale * (config.kl_local_weight * kl_local + global_weight * kl_global)
+    local_weight = config.kl_local_weight
+    if local_weight is None:
+        local_weight = KL_LOCAL_BUDGET / config.num_factors
+    return nll + kl_scale * (local_weight * kl_local + global_weight * kl_global)

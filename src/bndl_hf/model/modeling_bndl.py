@@ -20,6 +20,7 @@ from .backbone import build_classifier, detach_head, evaluation_mode
 from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
+from .decisions import Decisions
 from .evidence import Evidence
 from .loading import check_all_weights_were_there, loading_errors_in_words
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
@@ -201,7 +202,7 @@ class BNDLModel(BNDLPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
 
-class BNDLForImageClassification(BNDLPreTrainedModel):
+class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
     """An image classifier that knows how sure it is and of what its decision consists."""
 
     _auto_class = (
@@ -241,6 +242,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         method: str = "exact",
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
+        abstain_below: float | None = None,
         **backbone_inputs: Any,
     ) -> BNDLPrediction:
         """Answer and uncertainty of each image, in one backbone pass whatever `num_samples` is.
@@ -250,15 +252,16 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             method: "exact" (closed forms, deterministic) or "monte_carlo" (S draws of the decision layer).
             num_samples: S; None takes the configuration's (20, the paper's). The exact p-value speaks of S draws too.
             generator: source of the draws, for repeatable Monte-Carlo predictions.
+            abstain_below: `is_answered` is largest probability >= this; None takes the configuration's.
             **backbone_inputs: what else the backbone reads, see `extract_features`; so that
                 `model.predict(**processor(images, return_tensors="pt"))` fits every backbone.
 
         Raises:
-            ValueError: for an unknown method or fewer than 2 draws.
+            ValueError: for an unknown method, fewer than 2 draws, or abstain_below outside [0, 1].
         """
         with evaluation_mode(self):
             features = self.extract_features(pixel_values, **backbone_inputs).logits
-            return self.decision_layer.predict(features, method=method, num_samples=num_samples, generator=generator)
+            return self.decision_layer.predict(features, method, num_samples, generator, abstain_below)
 
     @torch.no_grad()
     def explain(

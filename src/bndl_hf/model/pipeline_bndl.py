@@ -16,8 +16,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
 # What an answer says of its own uncertainty, under the names of BNDLPrediction.
-UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "total", "aleatoric", "epistemic")
-_PREDICTION_ARGUMENTS = ("method", "num_samples", "seed")
+UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "is_answered", "total", "aleatoric", "epistemic")
+_PREDICTION_ARGUMENTS = ("method", "num_samples", "seed", "abstain_below")
 _EVIDENCE_ARGUMENTS = ("target", "evidence_top_k")
 
 
@@ -26,10 +26,12 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
 
     A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
     of the mean logits. Each entry also has `logit_std`, its class's standard deviation in logit units, and of the
-    answer as a whole `p_value`, `flip_probability`, `is_certain`, and `total`, `aleatoric`, `epistemic` in nats.
+    answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`, `epistemic`
+    in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is applied.
 
     Besides the standard arguments (`top_k`, `function_to_apply`, `timeout`, `batch_size`) it takes `method`
-    ("exact" or "monte_carlo"), `num_samples` and, for repeatable draws, `seed`.
+    ("exact" or "monte_carlo"), `num_samples`, for repeatable draws `seed`, and `abstain_below`, the largest probability
+    below which an image is not answered.
 
     Example:
         >>> classifier = pipeline("image-classification", model="org/vit-bndl")
@@ -73,15 +75,21 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
             image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
         return super().preprocess(image, timeout=timeout)
 
-    def _forward(
-        self, model_inputs: Mapping[str, Tensor], method: str = "exact", num_samples: int | None = None, seed: int = 0
-    ) -> dict[str, Tensor]:
-        return self._predict(self.model.extract_features(**model_inputs).logits, method, num_samples, seed)
+    def _forward(self, model_inputs: Mapping[str, Tensor], **prediction_arguments: Any) -> dict[str, Tensor]:
+        return self._predict(self.model.extract_features(**model_inputs).logits, **prediction_arguments)
 
-    def _predict(self, features: Tensor, method: str, num_samples: int | None, seed: int) -> dict[str, Tensor]:
+    def _predict(
+        self,
+        features: Tensor,
+        method: str = "exact",
+        num_samples: int | None = None,
+        seed: int = 0,
+        abstain_below: float | None = None,
+    ) -> dict[str, Tensor]:
         generator = torch.Generator(device=features.device).manual_seed(seed) if method == "monte_carlo" else None
-        prediction = self.model.decision_layer.predict(features, method, num_samples, generator)
-        names = ("probs", "logits_mean", "logits_variance", *UNCERTAINTY)
+        prediction = self.model.decision_layer.predict(features, method, num_samples, generator, abstain_below)
+        names = ["probs", "logits_mean", "logits_variance", *UNCERTAINTY]
+        names += [] if prediction.prediction_sets is None else ["prediction_sets"]
         return {name: getattr(prediction, name) for name in names}  # each [B] or [B, C], for the unbatching
 
     def postprocess(
@@ -107,7 +115,10 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
     """`pipeline("bndl-image-classification")`: the full answer to each image, as one dictionary.
 
     - `label`, `probability`: the most probable class and its predictive probability.
-    - `p_value`, `flip_probability`, `is_certain`; `total`, `aleatoric`, `epistemic` in nats: see `BNDLPrediction`.
+    - `p_value`, `flip_probability`, `is_certain`, `is_answered`; `total`, `aleatoric`, `epistemic` in nats: see
+      `BNDLPrediction`.
+    - `prediction_set`: the labels of the conformal prediction set, most probable first, where one was fitted
+      (`set_conformal`).
     - `scores`: the `top_k` most probable classes, each {"label", "score"}.
     - `evidence`: what the logit of `target` consists of (a class's name or number; by default the answer's own):
       {"label", "logit", "bias", "rest", "factors": [{"factor", "contribution", "share"}]}, `evidence_top_k` factors,
@@ -145,14 +156,12 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
     def _forward(
         self,
         model_inputs: Mapping[str, Tensor],
-        method: str = "exact",
-        num_samples: int | None = None,
-        seed: int = 0,
         target: int | None = None,
         evidence_top_k: int = 5,
+        **prediction_arguments: Any,
     ) -> dict[str, Tensor]:
         features = self.model.extract_features(**model_inputs).logits  # [B, D], one backbone pass for both
-        outputs = self._predict(features, method, num_samples, seed)
+        outputs = self._predict(features, **prediction_arguments)
         count = min(evidence_top_k, self.model.config.num_factors)
         evidence = self.model.decision_layer.explain(
             features, target=outputs["probs"].argmax(dim=-1) if target is None else target, top_k=count
@@ -163,11 +172,17 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         self, model_outputs: Mapping[str, Tensor], function_to_apply: Any = None, top_k: int | None = 5
     ) -> Any:
         """The full answer to one image."""
-        (first,) = self._ranked(model_outputs["probs"][0], 1).values()
+        probs = model_outputs["probs"][0]
+        (first,) = self._ranked(probs, 1).values()
+        sets = {}
+        if "prediction_sets" in model_outputs:
+            inside = [i for i in probs.argsort(descending=True).tolist() if model_outputs["prediction_sets"][0, i]]
+            sets = {"prediction_set": [self.model.config.id2label[i] for i in inside]}
         return {
             "label": first["label"],
             "probability": first["score"],
             **_uncertainty(model_outputs),
+            **sets,
             "scores": list(self._ranked(_scores(model_outputs, function_to_apply), top_k).values()),
             "evidence": self._evidence(model_outputs),
         }

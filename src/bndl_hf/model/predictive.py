@@ -4,6 +4,10 @@ Scores and loadings are independent under q, so mean and variance of every logit
 are exact sums over factors. Scores are shared between the classes, so gaps, not logits, carry the uncertainty of the
 decision. Probabilities follow from the gaps to one reference class by the mean-field (probit) approximation, which does
 not change when a constant is added to all logits.
+
+Where a temperature or a variance scale was fitted (mean_field.py), everything that decides - probabilities, p-value,
+flip probability, entropies - speaks of the recalibrated logits. Means, variances and draws of logits are those of the
+layer itself, so that the parts of an explanation still add up to them.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .mean_field import damping, mean_field_log_probs, mutual_information, recalibrated_samples
 from .student_t import student_t_p_value
 from .weibull import WeibullPosterior
 
@@ -25,25 +30,30 @@ class BNDLPrediction:
     Attributes:
         probs: predictive probabilities, [B, C], rows sum to one.
         labels: the most probable class, [B].
-        logits_mean: E[l], [B, C].
-        logits_variance: Var[l], [B, C].
+        logits_mean: E[l], [B, C], before recalibration.
+        logits_variance: Var[l], [B, C], before recalibration.
+        gap_variance: Var[l_c - l_top], top being the largest mean logit, [B, C], before recalibration.
         evidence: sum_k E[theta_k], how much the image shows at all of what was learned, [B], >= 0. Monte-Carlo
             predictions report the same exact sum.
         p_value: two-sided p-value of the paired t-test between the two largest mean logits over S draws, [B], in [0, 1]
-            (Sec. 5); the exact prediction evaluates it at the exact mean and variance of their gap.
+            (Sec. 5); the exact prediction evaluates it at the exact mean and variance of their gap. The variance scale
+            changes it, a temperature does not: it scales mean and standard deviation alike.
         flip_probability: P(gap of the two largest mean logits < 0), [B], in [0, 1]; exact predictions take the gap as
-            normal, Monte-Carlo ones count draws (a tie counts one half).
+            normal, Monte-Carlo ones count draws (a tie counts one half). Recalibration acts as on `p_value`.
         is_certain: p_value < threshold, [B], bool.
         total: entropy of `probs`, [B], nats; aleatoric + epistemic.
         aleatoric: expected entropy once the loadings are known, [B], nats: what more training data would not remove.
         epistemic: mutual information of label and loadings, [B], nats (exact predictions: to second order).
-        logits_samples: [S, B, C], or None for an exact prediction.
+        is_answered: largest probability >= abstain_below, [B], bool; all True without a threshold.
+        prediction_sets: the classes in each image's conformal prediction set, [B, C], bool; None where none was fitted.
+        logits_samples: [S, B, C], before recalibration, or None for an exact prediction.
     """
 
     probs: Tensor
     labels: Tensor
     logits_mean: Tensor
     logits_variance: Tensor
+    gap_variance: Tensor
     evidence: Tensor
     p_value: Tensor
     flip_probability: Tensor
@@ -51,6 +61,8 @@ class BNDLPrediction:
     total: Tensor
     aleatoric: Tensor
     epistemic: Tensor
+    is_answered: Tensor
+    prediction_sets: Tensor | None = None
     logits_samples: Tensor | None = None
 
 
@@ -87,17 +99,30 @@ def gap_moments(
     return _gaps(mean, variance, scores, loadings, reference)
 
 
-def exact_log_probs(scores: WeibullPosterior, loadings: WeibullPosterior, bias: Tensor, reference: Tensor) -> Tensor:
-    """Log of the mean-field predictive, [B, C]: log_softmax_c of (E l_c - E l_r) / sqrt(1 + pi/8 Var(l_c - l_r)).
+def exact_log_probs(
+    scores: WeibullPosterior,
+    loadings: WeibullPosterior,
+    bias: Tensor,
+    reference: Tensor,
+    temperature: float = 1.0,
+    variance_scale: float = 1.0,
+) -> Tensor:
+    """Log of the mean-field predictive, [B, C]; see `mean_field_log_probs`.
 
     For one reference r this is a proper distribution. Departure: predicting takes the top class for r, training each
     image's label, so that nothing has to be ranked; the two differ by a few thousandths of probability.
     """
-    return _mean_field_log_probs(*gap_moments(scores, loadings, bias, reference))
+    return mean_field_log_probs(*gap_moments(scores, loadings, bias, reference), temperature, variance_scale)
 
 
 def predict_exactly(
-    scores: WeibullPosterior, loadings: WeibullPosterior, bias: Tensor, num_samples: int, threshold: float
+    scores: WeibullPosterior,
+    loadings: WeibullPosterior,
+    bias: Tensor,
+    num_samples: int,
+    threshold: float,
+    temperature: float = 1.0,
+    variance_scale: float = 1.0,
 ) -> BNDLPrediction:
     """The deterministic prediction: closed forms only, three small matrix products.
 
@@ -105,22 +130,26 @@ def predict_exactly(
         scores, loadings, bias: the layer's posteriors and bias.
         num_samples: S, the number of draws the p-value speaks of.
         threshold: `is_certain` is p_value < threshold.
+        temperature, variance_scale: T and v of the recalibration; the probabilities are `mean_field_log_probs`.
     """
     mean, variance = logit_moments(scores, loadings, bias)
     top, runner_up = _top_two(mean)
     gap_mean, gap_variance = _gaps(mean, variance, scores, loadings, top)
-    log_probs = _mean_field_log_probs(gap_mean, gap_variance)
+    log_probs = mean_field_log_probs(gap_mean, gap_variance, temperature, variance_scale)
     probs = log_probs.exp()
     margin = -_pick(gap_mean, runner_up)
-    spread = _pick(gap_variance, runner_up).sqrt()
+    spread = (variance_scale * _pick(gap_variance, runner_up)).sqrt()
     total = -(probs * log_probs).sum(dim=-1)
-    epistemic = torch.minimum(_mutual_information(probs, gap_variance, top, scores, loadings), total)
+    divisor = damping(gap_variance, temperature, variance_scale)
+    information = variance_scale * mutual_information(probs, divisor, top, scores, loadings)
+    epistemic = torch.minimum(information, total)
     p_value = paired_p_value(margin, spread, num_samples)
     return BNDLPrediction(
         probs=probs,
         labels=probs.argmax(dim=-1),
         logits_mean=mean,
         logits_variance=variance,
+        gap_variance=gap_variance,
         evidence=scores.mean.sum(dim=-1),
         p_value=p_value,
         flip_probability=torch.special.ndtr(-_ratio(margin, spread)).to(probs.dtype),
@@ -128,6 +157,7 @@ def predict_exactly(
         total=total,
         aleatoric=total - epistemic,
         epistemic=epistemic,
+        is_answered=torch.ones_like(top, dtype=torch.bool),
     )
 
 
@@ -138,6 +168,8 @@ def predict_by_sampling(
     num_samples: int,
     threshold: float,
     generator: torch.Generator | None = None,
+    temperature: float = 1.0,
+    variance_scale: float = 1.0,
 ) -> BNDLPrediction:
     """The Monte-Carlo prediction: S joint draws of scores and loadings, one at a time, so memory is [S, B, C] at most.
 
@@ -149,8 +181,12 @@ def predict_by_sampling(
         num_samples: S >= 2.
         threshold: `is_certain` is p_value < threshold.
         generator: source of the draws, on the device of the posteriors.
+        temperature, variance_scale: T and v of the recalibration; the probabilities are the mean over draws of the
+            softmax of `recalibrated_samples`.
     """
-    top, _ = _top_two(scores.mean @ loadings.mean + bias)
+    centre = scores.mean @ loadings.mean + bias
+    top, _ = _top_two(centre)
+    centre_gap = centre - _pick(centre, top)[:, None]
     theta_variance = scores.variance
     draws: list[Tensor] = []
     given_loadings = torch.zeros(len(top), len(bias), device=bias.device)  # [B, C]
@@ -158,15 +194,18 @@ def predict_by_sampling(
     for _ in range(num_samples):
         phi = loadings.sample(generator)  # [K, C]
         draws.append(scores.sample(generator) @ phi + bias)
-        log_probs = _conditional_log_probs(scores.mean, theta_variance, phi, bias, top)
+        gaps = _conditional_gaps(scores.mean, theta_variance, phi, bias, top)
+        gap_mean = centre_gap + variance_scale**0.5 * (gaps[0] - centre_gap)
+        log_probs = mean_field_log_probs(gap_mean, gaps[1], temperature, variance_scale)
         given_loadings += log_probs.exp() / num_samples
         conditional_entropy += _entropy(log_probs) / num_samples
     samples = torch.stack(draws)  # [S, B, C]
-    probs = samples.softmax(dim=-1).mean(dim=0)
+    recalibrated = recalibrated_samples(samples, temperature, variance_scale**0.5)
+    probs = recalibrated.softmax(dim=-1).mean(dim=0)
     mean = samples.mean(dim=0)
     first, second = _top_two(mean)
-    gaps = _pick(samples, first) - _pick(samples, second)  # [S, B]
-    p_value = paired_p_value(gaps.mean(dim=0), gaps.std(dim=0), num_samples)
+    margins = _pick(recalibrated, first) - _pick(recalibrated, second)  # [S, B]
+    p_value = paired_p_value(margins.mean(dim=0), margins.std(dim=0), num_samples)
     total = _entropy(probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
     epistemic = _entropy(given_loadings.clamp_min(torch.finfo(probs.dtype).tiny).log()) - conditional_entropy
     epistemic = torch.minimum(epistemic.clamp_min(0), total)
@@ -175,13 +214,15 @@ def predict_by_sampling(
         labels=probs.argmax(dim=-1),
         logits_mean=mean,
         logits_variance=samples.var(dim=0),
+        gap_variance=(samples - _pick(samples, first)[..., None]).var(dim=0),
         evidence=scores.mean.sum(dim=-1),
         p_value=p_value,
-        flip_probability=((gaps < 0).to(probs.dtype) + 0.5 * (gaps == 0)).mean(dim=0),
+        flip_probability=((margins < 0).to(probs.dtype) + 0.5 * (margins == 0)).mean(dim=0),
         is_certain=p_value < threshold,
         total=total,
         aleatoric=total - epistemic,
         epistemic=epistemic,
+        is_answered=torch.ones_like(top, dtype=torch.bool),
         logits_samples=samples,
     )
 
@@ -230,38 +271,13 @@ def _gaps(
     return mean - _pick(mean, reference)[:, None], gap_variance.masked_fill(is_reference, 0.0)
 
 
-def _mean_field_log_probs(gap_mean: Tensor, gap_variance: Tensor) -> Tensor:
-    """log_softmax of gaps, each damped by its own variance: the probit approximation of MacKay (1992)."""
-    return torch.log_softmax(gap_mean / torch.sqrt(1 + math.pi / 8 * gap_variance), dim=-1)
-
-
-def _conditional_log_probs(
+def _conditional_gaps(
     theta_mean: Tensor, theta_variance: Tensor, phi: Tensor, bias: Tensor, reference: Tensor
-) -> Tensor:
-    """Mean-field predictive with the loadings known: only the scores are integrated out, [B, C]."""
+) -> tuple[Tensor, Tensor]:
+    """Gap mean and variance with the loadings known: only the scores are random, [B, C]."""
     mean = theta_mean @ phi + bias
     phi_reference = phi.T[reference]  # [B, K]
     covariance = (theta_variance * phi_reference) @ phi
     variance = theta_variance @ phi.square()
     gap_variance = variance + _pick(variance, reference)[:, None] - 2 * covariance
-    return _mean_field_log_probs(mean - _pick(mean, reference)[:, None], gap_variance.clamp_min(0))
-
-
-def _mutual_information(
-    probs: Tensor, gap_variance: Tensor, top: Tensor, scores: WeibullPosterior, loadings: WeibullPosterior
-) -> Tensor:
-    """Mutual information of label and loadings to second order: 1/2 tr((diag p - p p^T) Cov_Phi[s]), [B], nats.
-
-    s_c is the damped gap to the top class t. Given theta, the loadings of two classes are independent, so with
-    v_c = Var_Phi(E[l_c | Phi]) the covariance of s_a and s_b is (v_t + [a = b] v_a) / (damping_a damping_b).
-    """
-    v = scores.mean.square() @ loadings.variance  # [B, K] @ [K, C] -> [B, C]
-    v_top = _pick(v, top)[:, None]
-    damping = torch.sqrt(1 + math.pi / 8 * gap_variance)
-    is_top = torch.arange(v.shape[1], device=v.device) == top[:, None]
-    p = probs.masked_fill(is_top, 0.0)  # s_t is zero whatever the loadings
-    w = p / damping
-    trace = (
-        (p * (v + v_top) / damping.square()).sum(-1) - v_top.squeeze(-1) * w.sum(-1).square() - (w.square() * v).sum(-1)
-    )
-    return 0.5 * trace.clamp_min(0)
+    return mean - _pick(mean, reference)[:, None], gap_variance.clamp_min(0)

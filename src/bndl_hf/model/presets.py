@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loading_scale_floor": 1e-3,
         "bias": "free",
         "loading_init": "alive",
+        "loading_density": 0.1,
     },
     "released": {
         "objective": "sampled",
@@ -45,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loading_scale_floor": 1e-10,
         "bias": "non_negative",
         "loading_init": "linear",
+        "loading_density": 1.0,
     },
 }
 PRESETS["released_resnet"] = {
@@ -57,5 +59,11 @@ PRESETS["released_resnet"] = {
 }
 
 # Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
-# not, so an equal pull on every image whatever K is needs a weight of 0.03/K (docs/benchmarks.md has what chose 0.03).
+# not, so an equal pull on every image whatever K is needs a weight of 0.03/K. Where features stay as they are, the
+# Trainer takes 0.025/K times the separation of the classes in them instead (docs/defaults.md has what chose both).
 KL_LOCAL_BUDGET = 0.03
+KL_LOCAL_BUDGET_PER_SEPARATION = 0.025
+
+# Factors per feature of a backbone where the preset is "default" and a projection makes them: with few loadings each,
+# twice as many factors as features are worth more than many loadings (docs/defaults.md).
+FACTORS_PER_FEATURE = 2

@@ -31,6 +31,14 @@ class BNDLTrainingArguments(TrainingArguments):
     kl_warmup_ratio: float = field(
         default=0.0, metadata={"help": "Share of the steps, in [0, 1], over which both KL weights rise from zero."}
     )
+    pruning_start: float = field(
+        default=0.1,
+        metadata={"help": "Share of the steps, in [0, 1], after which the smallest loadings begin to be pruned."},
+    )
+    pruning_end: float = field(
+        default=0.6,
+        metadata={"help": "Share of the steps after which the loadings are as sparse as loading_density says."},
+    )
     freeze_backbone: bool = field(
         default=False,
         metadata={"help": "Train the decision layer only; the backbone stays as it is, in evaluation mode."},
@@ -63,6 +71,11 @@ class BNDLTrainingArguments(TrainingArguments):
         super().__post_init__()
         if not 0 <= self.kl_warmup_ratio <= 1:
             raise ValueError(f"kl_warmup_ratio={self.kl_warmup_ratio} is a share of the steps; it must lie in [0, 1].")
+        if not 0 <= self.pruning_start < self.pruning_end <= 1:
+            raise ValueError(
+                f"pruning_start={self.pruning_start} and pruning_end={self.pruning_end} are shares of the steps; they "
+                "must satisfy 0 <= pruning_start < pruning_end <= 1. Set loading_density=1 to prune nothing."
+            )
         for name in ("kl_local_weight", "kl_global_weight", "decision_layer_learning_rate"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

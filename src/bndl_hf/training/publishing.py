@@ -11,16 +11,30 @@ from concurrent.futures import Future
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from bndl_hf.hub import HubError, push_to_hub
+from bndl_hf.hub.errors import hub_error
 
 logger = logging.getLogger(__name__)
 
 
 class PublishingTrainer(Trainer):
     """The publishing half of `BNDLTrainer`."""
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in `Trainer`, before anything is trained.
+
+        Raises:
+            HubError: the repository is not there and cannot be made; the message says why.
+        """
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except (HTTPError, HFValidationError, OSError) as error:
+            repo_id = self.args.hub_model_id or self.args.output_dir
+            raise hub_error("Making", repo_id, error) from error
 
     def push_to_hub(
         self,

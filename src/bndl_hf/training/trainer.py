@@ -2,8 +2,8 @@
 
 It trains a whole `BNDLForImageClassification`, or a `BNDLDecisionLayer` alone on features; with a frozen backbone and
 `cache_features=True` it turns the first into the second. Evaluations report accuracy beside how far the probabilities
-can be trusted. elbo.py has the terms, features.py the cache, checkpoints.py what makes saving and resuming safe,
-publishing.py the way to the Hub.
+can be trusted. elbo.py has the terms, preparation.py what is measured first, pruning.py the sparsity, features.py
+the cache, checkpoints.py what makes saving and resuming safe, publishing.py the way to the Hub.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from bndl_hf.model.decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
 from bndl_hf.model.elbo import negative_elbo
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
-from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics, trained_decision_layer
+from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
 from bndl_hf.training.eval_prediction import BNDLEvalPrediction
 from bndl_hf.training.features import HEAD_DEFAULTS, FeatureDataset, cached_features, keep_batch
+from bndl_hf.training.preparation import PreparingTrainer
+from bndl_hf.training.pruning import LoadingPruner
 from bndl_hf.training.publishing import PublishingTrainer
 from bndl_hf.uncertainty import pavpu_from_p_value, summarize
 
-# Images from which the spread of the features is measured before end-to-end training; a standard deviation from 2,048
-# images is within 2 % of its value.
-NUM_SCALE_IMAGES = 2048
 
-
-class BNDLTrainer(SafeCheckpoints, PublishingTrainer, Trainer):
+class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer):
     """Trainer of BNDL classifiers.
 
     Takes what `transformers.Trainer` takes. `model` is a `BNDLForImageClassification` reading {"pixel_values",
@@ -79,11 +77,6 @@ class BNDLTrainer(SafeCheckpoints, PublishingTrainer, Trainer):
                 )
             model.freeze_backbone()
 
-    @property
-    def decision_layer(self) -> BNDLDecisionLayer:
-        """The layer whose posteriors are trained."""
-        return trained_decision_layer(self.accelerator.unwrap_model(self.model))
-
     # ---- training ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
@@ -99,54 +92,8 @@ class BNDLTrainer(SafeCheckpoints, PublishingTrainer, Trainer):
                     "train_dataset has no length, so N of the ELBO (Eq. 12) is unknown; set "
                     "model.config.num_training_images."
                 ) from error
-        if resume_from_checkpoint in (None, False):  # a checkpoint knows the spread, and its factors were alive
-            self._prepare_decision_layer()
+        self.prepare_decision_layer(resumes=resume_from_checkpoint not in (None, False))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def _prepare_decision_layer(self) -> None:
-        """Measure the features' spread where the configuration wants it, and check that a factor is alive."""
-        layer = self.decision_layer
-        measure = layer.config.normalize_features and bool((layer.feature_scale == 1).all())
-        measure = measure and any(p.requires_grad for p in layer.parameters())  # a frozen layer is as it should be
-        features = self._first_features(NUM_SCALE_IMAGES if measure else 1)
-        layer.check_inputs(features, None)
-        if measure:
-            n = torch.tensor([float(len(features))], dtype=torch.float64, device=features.device)
-            sums = torch.cat([n, features.double().sum(0), features.double().square().sum(0)])
-            sums = self.accelerator.reduce(sums, reduction="sum")
-            mean, square = (sums[1:] / sums[0]).chunk(2)
-            std = (square - mean.square()).clamp_min(0).sqrt()
-            # A feature that hardly moves must not be blown up; one that never moves (but for rounding) keeps its scale.
-            moves = std > 1e-6 * mean.abs()
-            layer.set_feature_scale(torch.where(moves, 1 / std.clamp_min(1e-2 * std.mean()), 1.0))
-        layer.check_active(features)
-
-    @torch.no_grad()
-    def _first_features(self, count: int) -> Tensor:
-        """Features [n, D] of the first training images, n >= count over all processes if there are as many.
-
-        Every process has its own. In training mode, unless the backbone is frozen: features as the steps to come will
-        see them (a new BatchNorm does not normalise yet in evaluation mode, and its features look several times
-        narrower than they will be). Statistics and random numbers are as before when it is done.
-        """
-        features: list[Tensor] = []
-        model = self.accelerator.unwrap_model(self.model)
-        was_training = model.training
-        model.to(self.args.device).train()
-        hold_statistics(model)
-        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        with torch.random.fork_rng():
-            for batch in self.get_train_dataloader():
-                inputs = self._prepare_inputs(batch)
-                with self.compute_loss_context_manager():
-                    known = inputs.get("features")
-                    features.append(model.extract_features(inputs["pixel_values"]).logits if known is None else known)
-                if sum(map(len, features)) * self.args.world_size >= count:
-                    break
-        for buffer, before in buffers:
-            buffer.copy_(before)
-        model.train(was_training)
-        return torch.cat(features).float()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
@@ -169,9 +116,12 @@ class BNDLTrainer(SafeCheckpoints, PublishingTrainer, Trainer):
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As `Trainer.create_optimizer`, with the decision layer at its own learning rate."""
+        """As `Trainer.create_optimizer`, with the decision layer at its own learning rate and pruned after steps."""
         is_users = self.optimizer is not None
         optimizer = super().create_optimizer(model)
+        if self.decision_layer.raw_loadings.requires_grad:
+            prune = LoadingPruner(self.decision_layer, self.args.pruning_start, self.args.pruning_end).after_step
+            optimizer.register_step_post_hook(lambda *_: prune(self.state.global_step, self.state.max_steps))
         rate = self.args.decision_layer_learning_rate
         if rate is not None and not is_users:
             ours = {id(p) for p in self.decision_layer.parameters()}

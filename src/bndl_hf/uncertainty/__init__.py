@@ -1,10 +1,12 @@
-"""Judging predictions: pure functions of draws or probabilities and labels (Sec. 5 and App. A.1 of the paper).
+"""Judging predictions: pure functions of draws or probabilities and labels (Sec. 5 and App. A.1 of the paper); and
+learning from held-out images how far to trust them: temperature, prediction sets, abstention (docs/decisions.md).
 
 Axes are S draws, B images, C classes, draws first. Sums are float64 whatever comes in, tensors may live on any device,
 and results are Python numbers or small CPU tensors. No number depends on the order of the images. A wrong argument is
 a ValueError that says what fits.
 """
 
+from .abstention import FittedAbstention, fit_abstention, risk_upper_bound
 from .calibration import (
     CalibrationBins,
     adaptive_calibration_error,
@@ -12,10 +14,21 @@ from .calibration import (
     classwise_calibration_error,
     expected_calibration_error,
 )
+from .collecting import collect_predictions
+from .conformal import (
+    ConformalPredictor,
+    CoverageBySize,
+    coverage_by_set_size,
+    fit_conformal,
+    mean_set_size,
+    set_coverage,
+    size_stratified_violation,
+)
 from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
 from .ood import ood_aupr, ood_auroc, ood_fpr95
 from .ood_scores import OOD_SCORES, ood_scores
 from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
+from .recalibration import FittedTemperature, fit_temperature
 from .scores import StreamingScores
 from .scoring import BrierDecomposition, accuracy, brier_decomposition, brier_score, negative_log_likelihood
 from .selective import (
@@ -35,6 +48,10 @@ __all__ = [
     "AccuracyByUncertainty",
     "BrierDecomposition",
     "CalibrationBins",
+    "ConformalPredictor",
+    "CoverageBySize",
+    "FittedAbstention",
+    "FittedTemperature",
     "GapTest",
     "PAvPUCounts",
     "RiskCoverageCurve",
@@ -48,11 +65,17 @@ __all__ = [
     "brier_score",
     "calibration_bins",
     "classwise_calibration_error",
+    "collect_predictions",
     "coverage_at_risk",
+    "coverage_by_set_size",
     "error_detection_auroc",
     "excess_area_under_risk_coverage",
     "expected_calibration_error",
+    "fit_abstention",
+    "fit_conformal",
+    "fit_temperature",
     "gap_test",
+    "mean_set_size",
     "negative_log_likelihood",
     "ood_aupr",
     "ood_auroc",
@@ -62,5 +85,8 @@ __all__ = [
     "pavpu_from_p_value",
     "risk_at_coverage",
     "risk_coverage_curve",
+    "risk_upper_bound",
+    "set_coverage",
+    "size_stratified_violation",
     "summarize",
 ]

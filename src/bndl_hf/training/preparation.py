@@ -1,0 +1,97 @@
+"""Before the first step: look at some features, and set from them what the configuration leaves to the data.
+
+Their spread becomes `feature_scale`, the separation of their classes the weight of the scores' KL
+(feature_statistics.py has both, docs/defaults.md the reasons).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+from transformers.utils import logging
+
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATION
+from bndl_hf.training.adapters import hold_statistics, trained_decision_layer
+from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.feature_statistics import FeatureStatistics
+
+# Images from which spread and separation of the features are measured before training; a standard deviation from 2,048
+# images is within 2 % of its value.
+NUM_MEASURED_IMAGES = 2048
+# Where the classes have collapsed to points their separation grows without end; the weight of the KL does not.
+MAX_SEPARATION = 4.0
+
+logger = logging.get_logger(__name__)
+
+
+class PreparingTrainer(Trainer):
+    """The half of `BNDLTrainer` that prepares the decision layer."""
+
+    args: BNDLTrainingArguments
+
+    @property
+    def decision_layer(self) -> BNDLDecisionLayer:
+        """The layer whose posteriors are trained."""
+        return trained_decision_layer(self.accelerator.unwrap_model(self.model))
+
+    def prepare_decision_layer(self, resumes: bool) -> None:
+        """Measure the features where the configuration leaves something to them, and check that a factor is alive.
+
+        A checkpoint knows the spread, and its factors were alive; the KL weight is measured again, to the same number.
+        """
+        layer, config = self.decision_layer, self.decision_layer.config
+        learns = any(p.requires_grad for p in layer.parameters())  # a frozen layer is as it should be
+        sets_scale = learns and not resumes and config.normalize_features and bool((layer.feature_scale == 1).all())
+        sets_weight = learns and config.kl_local_weight is None
+        if resumes and not sets_weight:
+            return
+        features, labels = self._first_features(NUM_MEASURED_IMAGES if sets_scale or sets_weight else 1)
+        layer.check_inputs(features, labels)
+        statistics = FeatureStatistics(features, labels, config.num_labels, self.accelerator)
+        if sets_scale:
+            layer.set_feature_scale(statistics.inverse_spread)
+        if sets_weight:
+            budget = KL_LOCAL_BUDGET
+            if self._features_stay:
+                budget = KL_LOCAL_BUDGET_PER_SEPARATION * min(statistics.class_separation, MAX_SEPARATION)
+            config.kl_local_weight = budget / config.num_factors
+            logger.info("kl_local_weight=%.3g, set from %d images", config.kl_local_weight, len(features))
+        if not resumes:
+            layer.check_active(features)
+
+    @property
+    def _features_stay(self) -> bool:
+        """Whether the features of an image are the same from the first step to the last."""
+        model = self.accelerator.unwrap_model(self.model)
+        return isinstance(model, BNDLDecisionLayer) or not any(p.requires_grad for p in model.backbone.parameters())
+
+    @torch.no_grad()
+    def _first_features(self, count: int) -> tuple[Tensor, Tensor]:
+        """Features [n, D] and labels [n] of the first training images, n >= count over all processes if there are.
+
+        Every process has its own. In training mode, unless the backbone is frozen: features as the steps to come will
+        see them (a new BatchNorm does not normalise yet in evaluation mode, and its features look several times
+        narrower than they will be). Statistics and random numbers are as before when it is done.
+        """
+        features: list[Tensor] = []
+        labels: list[Tensor] = []
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.to(self.args.device).train()
+        hold_statistics(model)
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        with torch.random.fork_rng():
+            for batch in self.get_train_dataloader():
+                inputs = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    known = inputs.get("features")
+                    features.append(model.extract_features(inputs["pixel_values"]).logits if known is None else known)
+                labels.append(inputs["labels"])
+                if sum(map(len, features)) * self.args.world_size >= count:
+                    break
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        model.train(was_training)
+        return torch.cat(features).float(), torch.cat(labels)

@@ -1,0 +1,56 @@
+"""Sparse loadings: gradual pruning of the smallest ones, down to the configured density, while training goes on.
+
+The share of loadings kept falls along a cubic (Zhu and Gupta 2017, arXiv:1710.01878), fast while there is much to
+spare; what is left learns to do without the rest. Departure: the paper gets its zeros from the thresholds c_theta and
+c_phi (Eqs. 9, 11) and from the initial weights, so most of the loadings are decided on before anything is learned.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+
+# Prunings between start and end: so many that each of them takes little away.
+_NUM_PRUNINGS = 100
+# A pruned raw loading is put this far below the threshold. There it gets no gradient, and what momentum an optimizer
+# still has moves it by some ten learning rates, so it stays pruned and nothing about it has to be remembered.
+_OUT_OF_REACH = 1.0
+
+
+class LoadingPruner:
+    """Prunes a decision layer to `config.loading_density` between two shares of the training steps.
+
+    Args:
+        layer: its raw loadings are changed in place.
+        start, end: shares of the steps, in [0, 1], between which the density falls from 1.
+    """
+
+    def __init__(self, layer: BNDLDecisionLayer, start: float, end: float) -> None:
+        self._layer, self._start, self._end = layer, start, end
+
+    def after_step(self, step: int, max_steps: int) -> None:
+        """Prune where it is due after `step`, counted from 0, of `max_steps`."""
+        target = self._layer.config.loading_density
+        first, last = int(self._start * max_steps), max(int(self._end * max_steps) - 1, 0)
+        interval = max(1, (last - first) // _NUM_PRUNINGS)
+        if target == 1 or not (step == last or (first <= step < last and (step - first) % interval == 0)):
+            return
+        left = 0.0 if step == last else 1 - (step + 1 - first) / (last + 1 - first)  # of the way, 1 -> 0
+        prune_smallest(self._layer, target + (1 - target) * left**3)
+
+
+@torch.no_grad()
+def prune_smallest(layer: BNDLDecisionLayer, density: float) -> None:
+    """Keep the share `density` of the loadings, the largest posterior means; the others are zero for good.
+
+    Args:
+        layer: changed in place.
+        density: a fraction in (0, 1]. Every class keeps its largest loading whatever the density.
+    """
+    means = layer.factor_loadings  # [K, C]
+    is_largest = torch.zeros_like(means, dtype=torch.bool).scatter_(0, means.argmax(dim=0, keepdim=True), True)
+    ranked = torch.where(is_largest, torch.inf, means).flatten()
+    kept = ranked.topk(max(round(density * means.numel()), means.shape[1])).indices
+    pruned = (ranked > 0).index_fill_(0, kept, False).view_as(means)
+    layer.raw_loadings.masked_fill_(pruned, layer.config.loading_threshold - _OUT_OF_REACH)
