@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
+from .growing import GrowingVector
 from .validation import check_scores
 
 
@@ -19,6 +19,7 @@ class StreamingScores:
     """Named scores of every image so far, 8 bytes each, on the CPU; `merge` adds another process's share.
 
     Example:
+        >>> import torch
         >>> inside, outside = StreamingScores(), StreamingScores()
         >>> inside.update({"entropy": torch.tensor([0.1, 0.2])})
         >>> inside.update({"entropy": torch.tensor([0.7])})
@@ -30,7 +31,7 @@ class StreamingScores:
 
     def __init__(self) -> None:
         self.num_images = 0
-        self._parts: dict[str, list[Tensor]] = {}
+        self._parts: dict[str, GrowingVector] = {}
 
     def update(self, scores: Mapping[str, Tensor], num_images: int | None = None) -> None:
         """Take in one batch: name -> [B]; the names are those of the earlier batches.
@@ -45,7 +46,7 @@ class StreamingScores:
         self._check_names(checked)
         self.num_images += num_images
         for name, values in checked.items():
-            self._parts.setdefault(name, []).append(values)
+            self._parts.setdefault(name, GrowingVector()).append(values)
 
     def merge(self, other: StreamingScores) -> None:
         """Take in what another accumulator has seen; `other` is left as it is.
@@ -57,13 +58,13 @@ class StreamingScores:
             return
         self._check_names(other._parts)
         self.num_images += other.num_images
-        for name, parts in other._parts.items():
-            self._parts.setdefault(name, []).extend(parts)
+        for name, part in other._parts.items():
+            self._parts.setdefault(name, GrowingVector()).append(part.values)
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """Every score of every image so far, each [B] float64, in order of arrival."""
-        return {name: torch.cat(parts) for name, parts in self._parts.items()}
+        return {name: part.values for name, part in self._parts.items()}
 
     def _check_names(self, names: Mapping[str, object]) -> None:
         if self.num_images > 0 and names.keys() != self._parts.keys():

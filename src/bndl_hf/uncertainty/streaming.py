@@ -9,7 +9,8 @@ deciles and every AUROC. No probabilities, no logits and no draws are kept. In b
     + 8 B for each score    if `scores` are kept, e.g. the seven of `ood_scores`
     + 24 C M                bins of every class (360 kB at C = 1000 classes and M = 15 bins)
 
-so a million images of a thousand classes take 9.4 MB where their probabilities take 4 GB. The functions this agrees
+so a million images of a thousand classes take 9.4 MB (growing.py: up to twice that while they come) where their
+probabilities take 4 GB. The functions this agrees
 with are in scoring.py, calibration.py, selective.py, pavpu.py, ood.py.
 """
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from .calibration import CalibrationBins, bin_equal_mass, bin_equal_width
 from .classwise import ClasswiseBins, bin_every_class
+from .growing import GrowingVector
 from .pavpu import PAvPUCounts
 from .scores import StreamingScores, check_lengths
 from .scoring import BrierDecomposition, brier_per_image, nll_per_image
@@ -61,9 +63,9 @@ class StreamingMetrics:
         self._classwise_bins: ClasswiseBins | None = None
         self._nll_sum = 0.0
         self._brier_sum = 0.0
-        self._top: list[Tensor] = []  # float64 vectors, one for each batch: the largest probability
-        self._confidence: list[Tensor] | None = None  # the same of another confidence, where one is given
-        self._correct: list[Tensor] = []  # bool vectors, one for each batch
+        self._top = GrowingVector()  # the largest probability
+        self._confidence: GrowingVector | None = None  # another confidence, where one is given
+        self._correct = GrowingVector(torch.bool)
         self._counts: PAvPUCounts | None = None
         self._scores = StreamingScores()
 
@@ -114,7 +116,7 @@ class StreamingMetrics:
         self._correct.append(correct)
         self._counts = total_counts
         if ranked_by is not None:
-            self._confidence = [*(self._confidence or []), ranked_by]
+            self._add_confidence(ranked_by)
 
     def merge(self, other: StreamingMetrics) -> None:
         """Take in what another accumulator has seen (another process, another shard); `other` is left as it is.
@@ -141,11 +143,11 @@ class StreamingMetrics:
             self._add_classwise(other._classwise_bins)
         self._nll_sum += other._nll_sum
         self._brier_sum += other._brier_sum
-        self._top += other._top
-        self._correct += other._correct
+        self._top.append(other._top.values)
+        self._correct.append(other._correct.values)
         self._counts = counts
         if other._confidence is not None:
-            self._confidence = [*(self._confidence or []), *other._confidence]
+            self._add_confidence(other._confidence.values)
 
     @property
     def calibration_bins(self) -> CalibrationBins:
@@ -155,7 +157,7 @@ class StreamingMetrics:
     @property
     def equal_mass_bins(self) -> CalibrationBins:
         """Bins of equally many images each, over all images so far."""
-        return bin_equal_mass(_joined(self._top, torch.float64), self.correct.double(), self.num_bins)
+        return bin_equal_mass(self._top.values, self.correct.double(), self.num_bins)
 
     @property
     def brier_decomposition(self) -> BrierDecomposition:
@@ -181,12 +183,12 @@ class StreamingMetrics:
     @property
     def confidence(self) -> Tensor:
         """Confidence of every image so far, [B] float64, in order of arrival."""
-        return _joined(self._top if self._confidence is None else self._confidence, torch.float64)
+        return (self._top if self._confidence is None else self._confidence).values
 
     @property
     def correct(self) -> Tensor:
         """Whether each image so far was right, [B] bool, in order of arrival."""
-        return _joined(self._correct, torch.bool)
+        return self._correct.values
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -227,6 +229,10 @@ class StreamingMetrics:
     def _add_classwise(self, bins: ClasswiseBins) -> None:
         self._classwise_bins = bins if self._classwise_bins is None else self._classwise_bins + bins
 
+    def _add_confidence(self, values: Tensor) -> None:
+        self._confidence = GrowingVector() if self._confidence is None else self._confidence
+        self._confidence.append(values)
+
     def _check_num_classes(self, num_classes: int) -> None:
         if self.num_classes not in (None, num_classes):
             raise ValueError(
@@ -242,7 +248,3 @@ class StreamingMetrics:
                     f"{name} is {'given' if given else 'missing'} here and was {'given' if known[name] else 'missing'} "
                     f"for the {self.num_images} images so far. Pass it for every batch or for none."
                 )
-
-
-def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    return torch.cat([torch.zeros(0, dtype=dtype), *parts])
