@@ -69,10 +69,10 @@ def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp
 
 def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
     results = from_scratch(tmp_path, "--max_steps", "4")
-    output = tmp_path / "judged.json"
-    argv = ["--model_name_or_path", str(tmp_path), "--dataset_name", "digits", "--output", str(output), "--use_cpu"]
-    judged = evaluate.main(argv)
-    assert json.loads(output.read_text())["num_images"] == 359
+    output = tmp_path / "judged"
+    argv = ["--model_name_or_path", str(tmp_path), "--dataset_name", "digits", "--output_dir", str(output), "--use_cpu"]
+    judged = evaluate.main([*argv, "--no_figures", "--num_samples", "0"])
+    assert json.loads((output / "results.json").read_text())["num_images"] == 359
     for name in ("accuracy", "nll", "ece", "pavpu"):
         assert judged[name] == pytest.approx(results[name], abs=1e-6)
 
@@ -121,7 +121,7 @@ def test_a_bndl_checkpoint_keeps_its_classes_in_their_order(tmp_path: Path) -> N
     still = ["--decision_layer_learning_rate", "0", "--freeze_backbone", "--augmentation", "none"]
     results = finetune.main([*argv, *still, "--output_dir", str(tmp_path / "second")])
     argv = ["--model_name_or_path", str(tmp_path / "reversed"), "--dataset_name", "digits", "--use_cpu"]
-    judged = evaluate.main([*argv, "--output", str(tmp_path / "judged.json")])
+    judged = evaluate.main([*argv, "--output_dir", str(tmp_path / "judged"), "--no_figures"])
     assert results["accuracy"] == judged["accuracy"]
 
 

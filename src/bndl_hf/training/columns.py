@@ -46,10 +46,15 @@ def _type_name(feature: Any) -> str:
 
 def keep_columns(dataset: Dataset, image_column: str, label_column: str, where: str) -> Dataset:
     """The image, undecoded, and the label, each row with its number."""
-    for kind, column in (("image", image_column), ("label", label_column)):
-        find_column(dataset, where, kind, column)
+    find_column(dataset, where, "label", label_column)
+    return keep_images(dataset, image_column, where, [label_column])
+
+
+def keep_images(dataset: Dataset, image_column: str, where: str, others: Sequence[str] = ()) -> Dataset:
+    """The image, undecoded, and `others`, each row with its number."""
+    find_column(dataset, where, "image", image_column)
     held = _type_name(dataset.features[image_column])
-    dataset = dataset.with_format(None).select_columns([image_column, label_column])
+    dataset = dataset.with_format(None).select_columns([image_column, *others])
     try:
         dataset = dataset.cast_column(image_column, ImageFeature(decode=False))
     except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's errors derive from these

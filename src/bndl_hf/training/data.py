@@ -194,7 +194,7 @@ def load_image_dataset(
         (1294, 144, 359)
     """
     name = arguments.dataset_name
-    splits = _digits() if name == "digits" else _read(name, arguments.dataset_config_name)
+    splits = read_splits(name, arguments.dataset_config_name)
     chosen = _choose_splits(splits, arguments, evaluation_only)
     sources = {part: f"split {split!r} of {name}" for part, split in chosen.items()}
     parts: dict[str, Dataset] = {}
@@ -245,7 +245,10 @@ def _digits() -> dict[str, Dataset]:
     }
 
 
-def _read(name: str, config_name: str | None) -> dict[str, Dataset]:
+def read_splits(name: str, config_name: str | None, flag: str = "dataset_name") -> dict[str, Dataset]:
+    """Every split of a dataset, by its name; `flag` is what the user set, for the error."""
+    if name == "digits":
+        return _digits()
     try:
         if any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
             loaded = load_from_disk(name)
@@ -258,7 +261,7 @@ def _read(name: str, config_name: str | None) -> dict[str, Dataset]:
         reason = f"{type(cause).__name__}: {cause}"
         if isinstance(error, IndexError) or "corresponds to no data" in reason:  # how datasets 5.2 meets an empty split
             reason = "a split has no rows"
-        raise ValueError(f"dataset_name={name!r} cannot be loaded ({reason}). Pass {_DATASET_KINDS}.") from error
+        raise ValueError(f"{flag}={name!r} cannot be loaded ({reason}). Pass {_DATASET_KINDS}.") from error
     return {str(loaded.split or "train"): loaded} if isinstance(loaded, Dataset) else dict(loaded)
 
 

@@ -1,14 +1,12 @@
 """Head-only training: the decision layer alone on cached features, with the same Trainer and the same loss.
 
 `fit_decision_layer` is for features you already have; `cached_features` runs a backbone once over a dataset and keeps
-the result on disk, keyed by everything that decides it. Read trainer.py next.
+the result on disk, keyed by everything that decides it (shards.py). Read trainer.py next.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 import os
 import tempfile
@@ -17,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 from transformers import PrinterCallback
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.shards import Tensors, concatenate, content_key, fill_shards, read_shard
 
 logger = logging.getLogger(__name__)
 
@@ -174,74 +170,39 @@ def cached_features(
             f"cache_features keeps one view of each image, but the {name} dataset changes its images at random "
             "(augmentation). Pass augmentation='none', or cache_features=False."
         )
-    state = PartialState()
     key = cache_key(model, dataset, processor, arguments)
     folder = Path(arguments.feature_cache_dir or os.path.join(arguments.output_dir, "features")) / key
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(dataset), SHARD_SIZE)
-    shards = [folder / f"{start:09d}.safetensors" for start in starts]
-    missing = [i for i, shard in enumerate(shards) if not shard.exists()]
-    state.wait_for_everyone()  # all processes have looked before any of them writes, so all share the same list
-    mine = missing[state.process_index :: state.num_processes]
-    total = sum(min(SHARD_SIZE, len(dataset) - starts[i]) for i in mine)
-    if missing:
-        with tqdm(
-            total=total, desc=f"Features of {name}", unit=" images", disable=not state.is_main_process
-        ) as progress:
-            for i in mine:
-                rows = Subset(dataset, range(starts[i], min(starts[i] + SHARD_SIZE, len(dataset))))
-                _write_shard(shards[i], _compute(model, rows, arguments, collate, progress))
-        state.wait_for_everyone()
-    else:
-        logger.info("Features of %s: %d images read from %s", name, len(dataset), folder)
-    parts = [load_file(shard) for shard in shards]
-    return FeatureDataset(torch.cat([p["features"] for p in parts]), torch.cat([p["labels"] for p in parts]))
+    model = model.to(arguments.device).eval()
+    shards = fill_shards(
+        folder,
+        dataset,
+        lambda batch, _: _compute(model, batch, arguments),
+        shard_size=SHARD_SIZE,
+        batch_size=arguments.feature_batch_size,
+        collate=collate,
+        num_workers=arguments.dataloader_num_workers,
+        description=f"Features of {name}",
+    )
+    features = concatenate([read_shard(shard) for shard in shards])
+    logger.info("Features of %s: %d images, kept in %s", name, len(dataset), folder)
+    return FeatureDataset(features["features"], features["labels"])
 
 
 def cache_key(model: BNDLPreTrainedModel, dataset: Any, processor: Any, arguments: BNDLTrainingArguments) -> str:
     """Hash of everything the features depend on."""
-    digest = hashlib.sha256()
-    for tensor_name, tensor in sorted(model.backbone.state_dict().items()):
-        digest.update(tensor_name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     settings = {
         "head": model.config.head_name,
         "processor": None if processor is None else processor.to_dict(),
         "dataset": dataset._fingerprint,
         "precision": [str(model.backbone.dtype), arguments.bf16, arguments.fp16],
     }
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:32]
+    return content_key(model.backbone.state_dict(), settings)
 
 
 @torch.inference_mode()
-def _compute(
-    model: BNDLPreTrainedModel, rows: Any, arguments: BNDLTrainingArguments, collate: Any, progress: tqdm
-) -> dict[str, Tensor]:
-    """Features [N, D] in float32 and labels [N] of one shard."""
-    loader = DataLoader(
-        rows,
-        batch_size=arguments.feature_batch_size,
-        collate_fn=collate,
-        num_workers=arguments.dataloader_num_workers,
-    )
-    model = model.to(arguments.device).eval()
+def _compute(model: BNDLPreTrainedModel, batch: dict[str, Tensor], arguments: BNDLTrainingArguments) -> Tensors:
+    """Features [B, D] in float32 and labels [B] of one batch."""
     autocast = torch.bfloat16 if arguments.bf16 else torch.float16
-    features, labels = [], []
-    for batch in loader:
-        with torch.autocast(arguments.device.type, autocast, enabled=arguments.bf16 or arguments.fp16):
-            output = model.extract_features(batch["pixel_values"].to(arguments.device))
-        features.append(output.logits.float().cpu())
-        labels.append(batch["labels"].cpu())
-        progress.update(len(labels[-1]))
-    return {"features": torch.cat(features), "labels": torch.cat(labels)}
-
-
-def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a whole file or none: under another name first, then renamed."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with torch.autocast(arguments.device.type, autocast, enabled=arguments.bf16 or arguments.fp16):
+        output = model.extract_features(batch["pixel_values"].to(arguments.device))
+    return {"features": output.logits.float().cpu(), "labels": batch["labels"].cpu()}

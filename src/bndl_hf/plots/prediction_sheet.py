@@ -1,9 +1,4 @@
-"""Arrays in, matplotlib Figure out: what the numbers of the other modules look like.
-
-Nothing here knows a model. Every function takes NumPy arrays (or CPU tensors), builds a `matplotlib.figure.Figure` of
-its own and returns it; `pyplot` and its global state are never touched, so it works in threads, servers and notebooks
-alike. matplotlib is an extra, imported only when a figure is asked for.
-"""
+"""The surest and the least sure predictions and what each decision consists of, the figure at the top of the README."""
 
 from __future__ import annotations
 
@@ -14,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .style import (
+    BIAS_COLOR,
+    CERTAIN_COLOR,
+    FACTOR_COLOR,
+    FONT,
+    INK,
+    MUTED,
+    REST_COLOR,
+    RULE,
+    UNCERTAIN_COLOR,
+    figure_class,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe & Ito (2008): told apart with every kind of colour blindness, and in grey by their lightness.
-CERTAIN_COLOR = "#0072B2"  # blue
-UNCERTAIN_COLOR = "#D55E00"  # vermilion
-FACTOR_COLOR = "#009E73"  # bluish green
-REST_COLOR = "#9AA3AB"
-BIAS_COLOR = "#D3D8DC"
-INK, MUTED, RULE = "#1B2126", "#66707A", "#D9DEE2"
-FONT = "DejaVu Sans"  # comes with matplotlib
 
 # Inches. At the default 200 dpi and six columns a sheet is 2,400 pixels wide; 8 points are 11 pixels of 1,200.
 _MARGIN, _CARD, _GUTTER = 0.42, 1.68, 0.216
@@ -88,7 +87,7 @@ def prediction_sheet(
         >>> prediction_sheet(images, labels, prediction.labels, prediction.probs, prediction.is_certain,
         ...                  prediction.p_value, evidence.contributions, evidence.factors, evidence.rest, evidence.bias)
     """
-    figure_class = _figure_class()
+    make_figure = figure_class()
     names = "images true_labels predicted_labels probs is_certain p_value contributions factors rest bias"
     given = images, true_labels, predicted_labels, probs, is_certain, p_value, contributions, factors, rest, bias
     columns = {name: np.asarray(values) for name, values in zip(names.split(), given, strict=True)}
@@ -113,7 +112,7 @@ def prediction_sheet(
     width = 2 * _MARGIN + num_columns * _CARD + (num_columns - 1) * _GUTTER
     lines = textwrap.wrap(caption or _caption(parts.shape[1]), int(15.5 * (width - 2 * _MARGIN)))  # characters an inch
     height = _TITLE + len(blocks) * (_HEADING + card_height + _BETWEEN) + 0.3 + 0.17 * (len(lines) - 1)
-    figure = figure_class(figsize=(width, height), dpi=dpi, facecolor="white")
+    figure = make_figure(figsize=(width, height), dpi=dpi, facecolor="white")
     page = _Page(figure, width, height)
     page.text(_MARGIN, 0.38, title, size=15, weight="bold", color=INK, gid="title")
     words = f"{columns['is_certain'].sum():,} of {B:,} images certain{f' (p < {threshold:g})' if threshold else ''}"
@@ -137,14 +136,6 @@ def prediction_sheet(
     for number, line in enumerate(lines):
         page.text(_MARGIN, y + 0.17 * number, line, size=8.5, color=MUTED, gid="caption")
     return figure
-
-
-def _figure_class() -> type[Figure]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Figures need matplotlib, which is not there; pip install bndl-hf[plots].") from error
-    return Figure
 
 
 def _check_columns(columns: dict[str, np.ndarray]) -> int:

@@ -1,0 +1,43 @@
+"""Arrays in, matplotlib Figure out: what the numbers of the other modules look like.
+
+Nothing here knows a model. Every function takes NumPy arrays (or CPU tensors), builds a `matplotlib.figure.Figure` of
+its own and returns it; `pyplot` and its global state are never touched, so it works in threads, servers and notebooks
+alike. matplotlib is an extra, imported only when a figure is asked for. `save_figure` writes one to a file.
+"""
+
+from .calibration import accuracy_by_decile_plot, reliability_diagram
+from .ood import uncertainty_histograms
+from .pavpu import pavpu_plot
+from .prediction_sheet import prediction_sheet
+from .selective import risk_coverage_plot
+from .style import (
+    BIAS_COLOR,
+    CERTAIN_COLOR,
+    FACTOR_COLOR,
+    FONT,
+    INK,
+    MUTED,
+    REST_COLOR,
+    RULE,
+    UNCERTAIN_COLOR,
+    save_figure,
+)
+
+__all__ = [
+    "BIAS_COLOR",
+    "CERTAIN_COLOR",
+    "FACTOR_COLOR",
+    "FONT",
+    "INK",
+    "MUTED",
+    "REST_COLOR",
+    "RULE",
+    "UNCERTAIN_COLOR",
+    "accuracy_by_decile_plot",
+    "pavpu_plot",
+    "prediction_sheet",
+    "reliability_diagram",
+    "risk_coverage_plot",
+    "save_figure",
+    "uncertainty_histograms",
+]
