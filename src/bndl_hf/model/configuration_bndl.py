@@ -17,7 +17,7 @@ from .artefact import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
 from .decisions import check_decisions
 from .fields import check_fields
-from .presets import FACTORS_PER_FEATURE, PRESETS
+from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
@@ -36,8 +36,8 @@ class BNDLConfig(PretrainedConfig):
             layer that works alone on features.
         head_name (`str`): dotted name of the layer inside the wrapped classifier that made the logits.
         feature_dim (`int`): D, the width of that layer's input.
-        num_factors (`int`): K; None takes 2 D with the default preset, D where there is no projection or the preset
-            is a released one.
+        num_factors (`int`): K; None takes max(D, min(2 D, 512)) with the default preset, D where there is no projection
+            or the preset is a released one.
         preset (`str`): "default" (ours), "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
         objective (`str`, preset): what training maximises: "exact", the closed-form predictive of Sec. 5 with no
             sampling noise, or "sampled", one reparameterised draw per step (Eq. 12, the paper).
@@ -57,7 +57,7 @@ class BNDLConfig(PretrainedConfig):
         score_prior_concentration, score_prior_rate (`float`, preset): Gamma prior of the scores (Eq. 4).
         loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
         kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12. While None it counts as
-            0.03 / K; the Trainer writes down what it used, on features that stay as they are 0.025 / K times the
+            0.03 / K; the Trainer writes down what it used, on features that stay as they are 0.04 / K times the
             separation of the classes in them (docs/defaults.md).
         kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.
         kl_global_scaling (`str`, preset): the loadings' KL is divided by the number of training images ("per_image",
@@ -142,8 +142,10 @@ class BNDLConfig(PretrainedConfig):
             if getattr(self, name) is None:
                 setattr(self, name, value)
         if self.num_factors is None and self.feature_dim is not None:
-            widened = self.preset == "default" and self.projection != "none"
-            self.num_factors = self.feature_dim * (FACTORS_PER_FEATURE if widened else 1)
+            self.num_factors = self.feature_dim
+            if self.preset == "default" and self.projection != "none":
+                wide = min(FACTORS_PER_FEATURE * self.feature_dim, MAX_EXTRA_FACTORS)
+                self.num_factors = max(self.feature_dim, wide)
         if isinstance(self.backbone_config, dict):
             self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         super().__post_init__(**kwargs)

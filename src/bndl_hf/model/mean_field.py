@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-from .weibull import WeibullPosterior
-
 
 def mean_field_log_probs(
     gap_mean: Tensor,
@@ -48,21 +46,22 @@ def recalibrated_samples(samples: Tensor, temperature: float | Tensor = 1.0, spr
     return (mean + spread * (samples - mean)) / temperature
 
 
-def mutual_information(
-    probs: Tensor, divisor: Tensor, top: Tensor, scores: WeibullPosterior, loadings: WeibullPosterior
-) -> Tensor:
+def mutual_information(probs: Tensor, divisor: Tensor, top: Tensor, from_loadings: Tensor) -> Tensor:
     """Mutual information of label and loadings to second order: 1/2 tr((diag p - p p^T) Cov_Phi[s]), [B], nats.
 
     s_c is the gap to the top class t over its divisor (`damping`). Given theta, the loadings of two classes are
     independent, so with v_c = Var_Phi(E[l_c | Phi]) the covariance of s_a and s_b is
     (v_t + [a = b] v_a) / (divisor_a divisor_b).
+
+    Args:
+        probs, divisor: [B, C].
+        top: t, [B].
+        from_loadings: v, [B, C].
     """
-    v = scores.mean.square() @ loadings.variance  # [B, K] @ [K, C] -> [B, C]
-    v_top = v.gather(1, top[:, None])
-    is_top = torch.arange(v.shape[1], device=v.device) == top[:, None]
+    v_top = from_loadings.gather(1, top[:, None])
+    is_top = torch.arange(probs.shape[1], device=probs.device) == top[:, None]
     p = probs.masked_fill(is_top, 0.0)  # s_t is zero whatever the loadings
     w = p / divisor
-    trace = (
-        (p * (v + v_top) / divisor.square()).sum(-1) - v_top.squeeze(-1) * w.sum(-1).square() - (w.square() * v).sum(-1)
-    )
-    return 0.5 * trace.clamp_min(0)
+    own = (p * (from_loadings + v_top) / divisor.square()).sum(-1)
+    shared = v_top.squeeze(-1) * w.sum(-1).square() + (w.square() * from_loadings).sum(-1)
+    return 0.5 * (own - shared).clamp_min(0)

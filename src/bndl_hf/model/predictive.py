@@ -67,15 +67,18 @@ class BNDLPrediction:
 
 
 def logit_moments(scores: WeibullPosterior, loadings: WeibullPosterior, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact mean and variance of every logit, each [B, C]: one product for the mean, one for the variance.
+    """Exact mean and variance of every logit, each [B, C].
 
-    Var[l_c] = sum_k E[theta_k^2] Var[Phi_kc] + Var[theta_k] E[Phi_kc]^2
+    Var[l_c] = sum_k E[theta_k]^2 Var[Phi_kc] + Var[theta_k] E[Phi_kc^2]
     """
-    mean = scores.mean @ loadings.mean + bias  # [B, K] @ [K, C] -> [B, C]
-    theta_variance = scores.variance
-    moments = torch.cat([scores.mean.square() + theta_variance, theta_variance], dim=1)  # [B, 2K]
-    variance = moments @ torch.cat([loadings.variance, loadings.mean.square()])  # [B, 2K] @ [2K, C] -> [B, C]
-    return mean, variance
+    from_loadings, from_scores = _variance_parts(scores, loadings)
+    return scores.mean @ loadings.mean + bias, from_loadings + from_scores  # [B, K] @ [K, C] -> [B, C]
+
+
+def _variance_parts(scores: WeibullPosterior, loadings: WeibullPosterior) -> tuple[Tensor, Tensor]:
+    """Var[l_c] in two parts, each [B, C]: Var_Phi(E[l_c | Phi]), what only the loadings leave open, and the rest."""
+    from_loadings = scores.mean.square() @ loadings.variance  # [B, K] @ [K, C] -> [B, C]
+    return from_loadings, scores.variance @ (loadings.mean.square() + loadings.variance)
 
 
 def gap_moments(
@@ -124,7 +127,7 @@ def predict_exactly(
     temperature: float = 1.0,
     variance_scale: float = 1.0,
 ) -> BNDLPrediction:
-    """The deterministic prediction: closed forms only, three small matrix products.
+    """The deterministic prediction: closed forms only, four small matrix products.
 
     Args:
         scores, loadings, bias: the layer's posteriors and bias.
@@ -132,7 +135,8 @@ def predict_exactly(
         threshold: `is_certain` is p_value < threshold.
         temperature, variance_scale: T and v of the recalibration; the probabilities are `mean_field_log_probs`.
     """
-    mean, variance = logit_moments(scores, loadings, bias)
+    from_loadings, from_scores = _variance_parts(scores, loadings)
+    mean, variance = scores.mean @ loadings.mean + bias, from_loadings + from_scores
     top, runner_up = _top_two(mean)
     gap_mean, gap_variance = _gaps(mean, variance, scores, loadings, top)
     log_probs = mean_field_log_probs(gap_mean, gap_variance, temperature, variance_scale)
@@ -141,7 +145,7 @@ def predict_exactly(
     spread = (variance_scale * _pick(gap_variance, runner_up)).sqrt()
     total = -(probs * log_probs).sum(dim=-1)
     divisor = damping(gap_variance, temperature, variance_scale)
-    information = variance_scale * mutual_information(probs, divisor, top, scores, loadings)
+    information = variance_scale * mutual_information(probs, divisor, top, from_loadings)
     epistemic = torch.minimum(information, total)
     p_value = paired_p_value(margin, spread, num_samples)
     return BNDLPrediction(

@@ -60,10 +60,10 @@ PRESETS["released_resnet"] = {
 
 # Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
 # not, so an equal pull on every image whatever K is needs a weight of 0.03/K. Where features stay as they are, the
-# Trainer takes 0.025/K times the separation of the classes in them instead (docs/defaults.md has what chose both).
+# Trainer takes 0.04/K times the separation of the classes in them instead (docs/defaults.md has what chose both).
 KL_LOCAL_BUDGET = 0.03
-KL_LOCAL_BUDGET_PER_SEPARATION = 0.025
+KL_LOCAL_BUDGET_PER_SEPARATION = 0.04
 
-# Factors per feature of a backbone where the preset is "default" and a projection makes them: with few loadings each,
-# twice as many factors as features are worth more than many loadings (docs/defaults.md).
-FACTORS_PER_FEATURE = 2
+# Factors where the preset is "default" and a projection makes them: twice as many as features, which are worth more
+# than many loadings each (docs/defaults.md), but no more than 512 unless there are as many features.
+FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS = 2, 512
