@@ -14,196 +14,106 @@ import json
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, set_seed
+from transformers import AutoImageProcessor
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainingArguments
-from bndl_hf.baselines import HEADS, make_head
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.training import DataArguments, fit_decision_layer, load_image_dataset
+from bndl_hf.baselines import HEADS, FeatureTask, train_and_judge
+from bndl_hf.command_line import run
+from bndl_hf.training import DataArguments, load_image_dataset
 from bndl_hf.training.data import collate
-from bndl_hf.training.features import HEAD_DEFAULTS, cached_features
-from bndl_hf.training.results import describe_environment, write_json
-from bndl_hf.uncertainty import ood_auroc, summarize
-
-# How far an image lies from what was learned; higher is further. `ood` reports the usual one, which nobody tuned.
-OOD_SCORES: dict[str, Callable[[BNDLPrediction], Tensor]] = {
-    "max_probability": lambda prediction: 1 - prediction.probs.amax(dim=-1),
-    "entropy": lambda prediction: prediction.total,
-    "entropy_of_halved_logits": lambda p: torch.distributions.Categorical(logits=p.logits_mean / 2).entropy(),
-    "energy": lambda prediction: -prediction.logits_mean.logsumexp(dim=-1),
-}
-OOD_SCORE = "max_probability"
+from bndl_hf.training.features import cached_features
+from bndl_hf.training.results import describe_environment, read_finished, write_json
 
 
 def compare_heads(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train every head with every seed on one features file and judge it on the reporting rows."""
-    data = digits_features() if arguments.features is None else read_features(arguments.features)
-    report_from = default_report_from(data) if arguments.report_from is None else arguments.report_from
-    runs = [(head, seed) for head in arguments.heads for seed in arguments.seeds]
+    """Train every head with every seed on one features file and judge it on the reporting rows.
+
+    Runs that stand in the output file already, made with the same settings, are not repeated.
+    """
+    if arguments.features is None:
+        task = FeatureTask.digits()
+    else:
+        task = FeatureTask.read(arguments.features, arguments.hold_out, arguments.report_from)
+    settings = {
+        "features": Path(arguments.features).name if arguments.features else "digits (8x8 pixels)",
+        "hold_out": arguments.hold_out,
+        "num_training_images": len(task.train[1]),
+        "num_choosing_images": len(task.choosing[1]),
+        "num_reported_images": len((task.choosing if arguments.choose else task.reporting)[1]),
+        "judged_on": "choosing rows" if arguments.choose else "reporting rows",
+        "config": arguments.config,
+        "training": arguments.training,
+    }
+    done = read_finished(arguments.output, settings)
     results = []
-    for head, seed in tqdm(runs, desc="Heads x seeds", disable=arguments.quiet):
-        results.append({"head": head, "seed": seed, **train_and_judge(head, seed, data, report_from, arguments)})
-        if arguments.output:  # after every run: an interrupted comparison keeps what it has
-            write_json(arguments.output, report(results, arguments, data, report_from))
-    return report(results, arguments, data, report_from)
+    for head, seed in tqdm(
+        [(head, seed) for head in arguments.heads for seed in arguments.seeds],
+        desc="Heads x seeds",
+        disable=arguments.quiet,
+    ):
+        finished = [one for one in done if (one["head"], one["seed"]) == (head, seed)]
+        figures = finished[0] if finished else {"head": head, "seed": seed}
+        if not finished:
+            figures |= train_and_judge(
+                head,
+                task,
+                seed,
+                arguments.config,
+                choose=arguments.choose,
+                disable_tqdm=arguments.quiet,
+                **arguments.training,
+            )
+        results.append(figures)
+        write_json(arguments.output, report(results, settings, arguments.argv))  # an interrupted run keeps what it has
+    return report(results, settings, arguments.argv)
 
 
-def train_and_judge(
-    head: str, seed: int, data: dict[str, Tensor], report_from: int, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """Every figure of one head and seed."""
-    set_seed(seed)
-    num_labels = int(data["train.labels"].max()) + 1
-    layer, recipe = make_head(head, data["train.features"].shape[1], num_labels, **arguments.config)
-    recipe = {**recipe, **arguments.training, "disable_tqdm": arguments.quiet}
-    dead = dead_loadings(layer, data["train.features"][:4096], data["train.labels"][:4096])
-    started = time.perf_counter()
-    layer = fit_decision_layer(
-        data["train.features"],
-        data["train.labels"],
-        layer.config,
-        layer=layer,
-        seed=seed,
-        **recipe,
-    )
-    train_seconds = time.perf_counter() - started
-    rows = slice(0, report_from) if arguments.choose else slice(report_from, None)
-    features, labels = data["test.features"][rows], data["test.labels"][rows]
-
-    def predict(features: Tensor) -> BNDLPrediction:
-        generator = torch.Generator().manual_seed(seed)
-        return layer.predict(features, method=HEADS[head].predict, generator=generator)
-
-    predict_seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        prediction = predict(features)
-        predict_seconds.append(time.perf_counter() - started)
-    draws = layer.predict(features, method="monte_carlo", generator=torch.Generator().manual_seed(seed))
-    figures = summarize(prediction.probs, labels, prediction.p_value)
-    figures["pavpu_20_draws"] = summarize(prediction.probs, labels, draws.p_value)["pavpu"]
-    outside = {name: predict(data[f"{name}.features"]) for name in ood_names(data)}
-    ood = {
-        score_name: {name: ood_auroc(score(prediction), score(out)) for name, out in outside.items()}
-        for score_name, score in OOD_SCORES.items()
-    }
-    return {
-        **figures,
-        "ood": ood[OOD_SCORE],
-        "ood_by_score": ood,
-        "nonzero_loadings": layer.sparsity(),
-        "dead_loadings_at_init": dead,
-        "train_seconds": train_seconds,
-        "train_images_per_second": len(data["train.labels"])
-        * {**HEAD_DEFAULTS, **recipe}["num_train_epochs"]
-        / train_seconds,
-        "predict_seconds": statistics.median(predict_seconds),
-    }
-
-
-def dead_loadings(layer: BNDLDecisionLayer, features: Tensor, labels: Tensor) -> float:
-    """Share of loadings that get no gradient from the likelihood of 4,096 images before training."""
-    layer.train()
-    (gradient,) = torch.autograd.grad(layer(features, labels).nll, layer.raw_loadings)
-    return (gradient == 0).float().mean().item()
-
-
-def report(
-    results: list[dict[str, Any]], arguments: argparse.Namespace, data: dict[str, Tensor], report_from: int
-) -> dict[str, Any]:
+def report(results: list[dict[str, Any]], settings: dict[str, Any], argv: list[str]) -> dict[str, Any]:
     """The runs, their means and standard deviations per head, and what they were run with."""
     summary: dict[str, Any] = {}
-    for head in dict.fromkeys(run["head"] for run in results):
-        runs = [flat(run) for run in results if run["head"] == head]
+    for head in dict.fromkeys(one["head"] for one in results):
+        runs = [flat(one) for one in results if one["head"] == head]
         summary[head] = {
             "about": HEADS[head].about,
-            "mean": {k: statistics.mean(run[k] for run in runs) for k in runs[0]},
-            "sd": {k: statistics.stdev(run[k] for run in runs) if len(runs) > 1 else None for k in runs[0]},
+            "mean": {k: statistics.mean(one[k] for one in runs) for k in runs[0]},
+            "sd": {k: statistics.stdev(one[k] for one in runs) if len(runs) > 1 else None for k in runs[0]},
         }
     return {
-        "command": "python scripts/benchmark.py " + " ".join(arguments.argv),
-        "features": Path(arguments.features).name if arguments.features else "digits (8x8 pixels)",
-        "num_training_images": len(data["train.labels"]),
-        "reported_rows": [0, report_from] if arguments.choose else [report_from, len(data["test.labels"])],
-        "config": arguments.config,
-        "ood_score": OOD_SCORE,
+        "command": "python scripts/benchmark.py " + " ".join(argv),
+        "settings": settings,
         "environment": describe_environment(),
         "summary": summary,
         "runs": results,
     }
 
 
-def flat(run: dict[str, Any]) -> dict[str, float]:
-    """The figures of a run, one level deep."""
-    figures = {k: v for k, v in run.items() if k not in ("head", "seed", "ood", "ood_by_score")}
-    for name, value in run["ood"].items():
-        figures[f"ood_{name}"] = value
-    for score, values in run["ood_by_score"].items():
-        figures |= {f"{score}_{name}": value for name, value in values.items()}
-    return figures
+def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a run, one level deep: {"ood": {"joint": {"mnist": x}}} as "ood_joint_mnist"."""
+    level: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            level |= flat(value, f"{prefix}{name}_")
+        elif isinstance(value, int | float) and name != "seed":
+            level[f"{prefix}{name}"] = value
+    return level
 
 
 def table(summary: dict[str, Any]) -> str:
     """The means as a Markdown table."""
-    columns = ["accuracy", "nll", "ece", "brier", "aurc", "pavpu"]
-    columns += [c for c in next(iter(summary.values()))["mean"] if c.startswith("ood_")]
-    columns += ["nonzero_loadings", "dead_loadings_at_init", "train_seconds", "predict_seconds"]
+    columns = ["accuracy", "nll", "ece", "aurc", "tempered_nll", "tempered_ece", "pavpu"]
+    known = next(iter(summary.values()))["mean"]
+    columns += [c for c in known if c.startswith(("ood_max_probability", "ood_joint"))]
+    columns += ["nonzero_loadings", "factors_per_class", "train_seconds", "predict_seconds"]
     lines = ["| head | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for head, figures in summary.items():
         lines.append(f"| {head} | " + " | ".join(f"{figures['mean'][c]:.4f}" for c in columns) + " |")
     return "\n".join(lines)
-
-
-def read_features(path: str) -> dict[str, Tensor]:
-    """A features file, in float32; says which tensors are missing."""
-    if not Path(path).is_file():
-        raise SystemExit(
-            f"--features {path} does not exist; make one with: python scripts/benchmark.py features --help"
-        )
-    data = load_file(path)
-    needed = ("train.features", "train.labels", "test.features", "test.labels")
-    if missing := [name for name in needed if name not in data]:
-        raise SystemExit(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(data))}.")
-    return {name: tensor.long() if name.endswith("labels") else tensor.float() for name, tensor in data.items()}
-
-
-def digits_features() -> dict[str, Tensor]:
-    """Scikit-learn's digits as 64 raw pixels: a comparison that runs anywhere in seconds."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels, labels = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    test, train = order[:600], order[600:]
-    noise = torch.rand(600, 64, generator=torch.Generator().manual_seed(1))
-    return {
-        "train.features": pixels[train],
-        "train.labels": labels[train],
-        "test.features": pixels[test],
-        "test.labels": labels[test],
-        "noise.features": noise,
-    }
-
-
-def default_report_from(data: dict[str, Tensor]) -> int:
-    """The first half of the test rows is for choosing, the second for reporting."""
-    return len(data["test.labels"]) // 2
-
-
-def ood_names(data: dict[str, Tensor]) -> list[str]:
-    """Names of the out-of-distribution sets in a features file."""
-    known = {"train", "test"}
-    return sorted(n.removesuffix(".features") for n in data if n.endswith(".features") and n.split(".")[0] not in known)
 
 
 def make_features(arguments: argparse.Namespace) -> None:
@@ -275,7 +185,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     heads.add_argument(
         "--report_from",
         type=int,
-        help="first test row to report on, earlier ones are for choosing; default: half of them",
+        help="first test row to report on, earlier ones are for choosing; default: half of them (not with --hold_out)",
+    )
+    heads.add_argument(
+        "--hold_out",
+        type=int,
+        default=0,
+        help="rows of train to choose and to fit temperatures on, instead of the first half of test: for a backbone "
+        "that has not seen the training images",
     )
     heads.add_argument(
         "--choose", action="store_true", help="judge on the choosing rows instead: for trying things out"
@@ -320,4 +237,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

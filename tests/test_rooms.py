@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "uncertainty": ("model.predictive", "model.student_t", "model.mean_field", "model.prediction_sets"),
     "interpretability": ("model",),
     "training": ("model", "uncertainty", "hub"),  # the Trainer's own push_to_hub
-    "baselines": ("model", "training"),
+    "baselines": ("model", "training", "uncertainty"),  # a comparison judges
     "metrics": ("uncertainty",),
     "plots": (),
     "command_line": (),

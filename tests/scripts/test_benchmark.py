@@ -46,14 +46,45 @@ def test_every_head_and_seed_gets_every_figure(tmp_path: Path, capsys) -> None:
         "accuracy nll ece brier aurc pavpu ood nonzero_loadings dead_loadings_at_init train_seconds predict_seconds"
     )
     assert all(set(wanted.split()) <= set(run) for run in report["runs"])
-    assert (report["num_training_images"], report["reported_rows"]) == (300, [40, 100])
-    assert set(report["runs"][0]["ood"]) == {"noise"}
+    settings = report["settings"]
+    assert [settings[f"num_{part}_images"] for part in ("training", "choosing", "reported")] == [300, 40, 60]
+    assert set(report["runs"][0]["ood"]["joint"]) == {"noise"}
+    assert report["runs"][0]["tempered"]["nll"] > 0
+    assert report["summary"]["bndl"]["mean"]["nonzero_loadings"] <= 0.15  # a tenth of 16 x C, or one for each class
     means = {head: figures["mean"] for head, figures in report["summary"].items()}
     assert means["bndl"]["accuracy"] == 1.0
     assert means["dense"]["accuracy"] > 0.95
     assert means["bndl"]["dead_loadings_at_init"] == 0.0 < means["released"]["dead_loadings_at_init"]
     assert means["dense"]["pavpu"] == means["dense"]["accuracy"]  # no spread: every answer is certain
     assert "| bndl | 1.0000 |" in capsys.readouterr().out
+
+
+def test_finished_runs_are_kept_and_other_settings_are_not_mixed_with_them(tmp_path: Path) -> None:
+    features, output = tmp_path / "f.safetensors", tmp_path / "out.json"
+    toy_features(features)
+    argv = [
+        "heads",
+        "--features",
+        str(features),
+        "--heads",
+        "dense",
+        "--output",
+        str(output),
+        "--quiet",
+        "--epochs",
+        "1",
+    ]
+    benchmark.main([*argv, "--seeds", "0", "--hold_out", "50"])
+    (first,) = json.loads(output.read_text())["runs"]
+    benchmark.main([*argv, "--seeds", "0", "1", "--hold_out", "50"])
+    report = json.loads(output.read_text())
+    assert report["runs"][0] == first  # its seconds too
+    assert [run["seed"] for run in report["runs"]] == [0, 1]
+    sizes = [report["settings"][f"num_{part}_images"] for part in ("training", "choosing", "reported")]
+    assert sizes == [250, 50, 100]
+    with pytest.raises(ValueError, match=r"out\.json holds runs with other settings; name another output file"):
+        benchmark.main([*argv, "--seeds", "0"])
+    assert json.loads(output.read_text()) == report
 
 
 def test_a_features_file_holds_what_the_backbone_says(tmp_path: Path) -> None:
@@ -86,11 +117,11 @@ def test_a_features_file_holds_what_the_backbone_says(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_command_line_is_answered_with_a_sentence(argv: list[str], sentence: str) -> None:
-    with pytest.raises(SystemExit, match=sentence):
+    with pytest.raises((SystemExit, ValueError), match=sentence):
         benchmark.main(argv)
 
 
 def test_missing_tensors_are_named(tmp_path: Path) -> None:
     save_file({"train.features": torch.zeros(2, 2)}, tmp_path / "f.safetensors")
-    with pytest.raises(SystemExit, match=r"lacks train.labels, test.features, test.labels; it holds train.features"):
+    with pytest.raises(ValueError, match=r"lacks train.labels, test.features, test.labels; it holds train.features"):
         benchmark.main(["heads", "--features", str(tmp_path / "f.safetensors"), "--output", str(tmp_path / "o.json")])

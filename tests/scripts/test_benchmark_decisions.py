@@ -18,12 +18,12 @@ def benchmark(*arguments):
 def test_the_figures_of_two_heads_are_written_and_printed(tmp_path):
     generator = torch.Generator().manual_seed(0)
     centres = 2 * torch.eye(3, 8)
-    labels = torch.randint(3, (900,), generator=generator)
-    features = centres[labels] + torch.rand(900, 8, generator=generator)
-    tensors = {"train.features": features[:300], "train.labels": labels[:300]}
-    save_file({**tensors, "test.features": features[300:], "test.labels": labels[300:]}, tmp_path / "features")
+    labels = torch.randint(3, (4600,), generator=generator)
+    features = centres[labels] + torch.rand(4600, 8, generator=generator)
+    tensors = {"train.features": features[:4000], "train.labels": labels[:4000]}
+    save_file({**tensors, "test.features": features[4000:], "test.labels": labels[4000:]}, tmp_path / "features")
     flags = ["--features", tmp_path / "features", "--output", tmp_path / "out.json", "--seeds", 0]
-    flags += ["--num_train_epochs", 40, "--risk", 0.7]
+    flags += ["--num_train_epochs", 40, "--risk", 0.3]
     done = benchmark(*flags, "--report_from", 300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("mean of 1 seeds") == 2

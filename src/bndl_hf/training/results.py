@@ -24,6 +24,23 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def read_finished(path: str | os.PathLike[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The "runs" of a result file that was made with the same "settings"; [] where there is none.
+
+    Raises:
+        ValueError: the file holds runs of other settings, which writing would lose.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())
+    if found.get("settings") != json.loads(json.dumps(settings)):
+        raise ValueError(
+            f"{path} holds runs with other settings; name another output file, or remove it to start anew."
+        )
+    return found["runs"]
+
+
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Write `values` as indented JSON; the file appears whole or stays as it was."""
     path = Path(path)
