@@ -6,6 +6,7 @@ alike. matplotlib is an extra, imported only when a figure is asked for. `save_f
 """
 
 from .calibration import accuracy_by_decile_plot, reliability_diagram
+from .frontier import sparsity_frontier_plot
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
 from .prediction_sheet import prediction_sheet
@@ -39,5 +40,6 @@ __all__ = [
     "reliability_diagram",
     "risk_coverage_plot",
     "save_figure",
+    "sparsity_frontier_plot",
     "uncertainty_histograms",
 ]

@@ -1,0 +1,66 @@
+"""How little of a decision layer is enough: accuracy and likelihood against sparsity (Sec. 5.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .style import LINE_COLORS, LINE_STYLES, MARKERS, column, finish_axes, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def sparsity_frontier_plot(
+    curves: Mapping[str, Mapping[str, ArrayLike]],
+    x: str = "nonzero",
+    title: str = "How few weights are enough?",
+    dpi: int = 200,
+) -> Figure:
+    """Accuracy and negative log-likelihood against what is left of the weights, side by side.
+
+    Args:
+        curves: head -> {"nonzero": [P] share of weights, as fractions; "per_class": [P] weights for each class;
+            "accuracy": [P], fractions; "nll": [P], nats}, and optionally "accuracy_sd", "nll_sd" [P] over seeds.
+        x: "nonzero" or "per_class", on a logarithmic axis.
+        title: one line above.
+        dpi: pixels per inch.
+
+    Returns:
+        A Figure of 9.6 x 4.0 inches.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there is no curve, or columns of different lengths; an unknown x.
+    """
+    labels = {"nonzero": "non-zero weights, %", "per_class": "non-zero weights for each class"}
+    if x not in labels:
+        raise ValueError(f"x={x!r} is unknown; choose one of {', '.join(labels)}.")
+    if not curves:
+        raise ValueError("curves is empty; pass one head or more by name.")
+    figure = new_figure(9.6, 4.0, dpi)
+    left, right = figure.subplots(1, 2)
+    for number, (name, curve) in enumerate(curves.items()):
+        places = column(curve[x], f"curves[{name!r}][{x!r}]") * (100 if x == "nonzero" else 1)
+        order = np.argsort(places)
+        style = {
+            "color": LINE_COLORS[number % 7],
+            "linestyle": LINE_STYLES[number % 7],
+            "marker": MARKERS[number % 7],
+            "markersize": 4,
+            "linewidth": 1.6,
+            "capsize": 2,
+            "label": name,
+        }
+        for axes, figure_name, factor in ((left, "accuracy", 100), (right, "nll", 1)):
+            values = column(curve[figure_name], f"curves[{name!r}][{figure_name!r}]", len(places)) * factor
+            spread = np.asarray(curve.get(f"{figure_name}_sd", np.zeros(len(places)))) * factor
+            axes.errorbar(places[order], values[order], yerr=spread[order], **style)
+    for axes, y_label in ((left, "accuracy, %"), (right, "negative log-likelihood, nats")):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        finish_axes(axes, title if axes is left else "", labels[x], y_label, legend="best")
+    return figure
