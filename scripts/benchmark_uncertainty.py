@@ -1,10 +1,12 @@
-r"""What PAvPU does as its settings change, and what judging a very large test set costs.
+r"""What PAvPU does as its settings change, which score finds outsiders, and what judging a large test set costs.
 
     python scripts/benchmark_uncertainty.py pavpu --features FILE --output docs/results/pavpu.json
+    python scripts/benchmark_uncertainty.py ood --features FILE --output docs/results/ood_scores.json
     python scripts/benchmark_uncertainty.py streaming --output docs/results/streaming_metrics.json
 
 `pavpu` trains our default and the released head on a features file (see benchmark.py) and judges the same test images
-by PAvPU with S = 5, 20, 100 and 1000 draws, by the exact test, and by its other tests. `streaming` feeds the
+by PAvPU with S = 5, 20, 100 and 1000 draws, by the exact test, and by its other tests. `ood` judges every score of
+`bndl_hf.uncertainty.OOD_SCORES` on the same images and on the file's out-of-distribution sets. `streaming` feeds the
 predictions of a decision layer with 1,000 classes on 1,000,000 images to `StreamingMetrics` and reports seconds and
 peak memory.
 """
@@ -37,6 +39,9 @@ from bndl_hf.uncertainty import (
     StreamingMetrics,
     error_detection_auroc,
     gap_test,
+    ood_aupr,
+    ood_auroc,
+    ood_fpr95,
     ood_scores,
     pavpu,
     pavpu_from_p_value,
@@ -163,6 +168,61 @@ def read_features(path: str) -> dict[str, Tensor]:
     return {name: data[name].long() if name.endswith("labels") else data[name].float() for name in needed}
 
 
+# ---- out-of-distribution scores ----
+
+
+def ood_table(arguments: argparse.Namespace) -> dict[str, Any]:
+    """AUROC, FPR95 and AUPR of every score, head, seed and out-of-distribution set."""
+    data = read_features(arguments.features)
+    middle = len(data["test.labels"]) // 2
+    rows = slice(0, middle) if arguments.choose else slice(middle, None)
+    outsiders = {
+        name.removesuffix(".features"): tensor.float()
+        for name, tensor in load_file(arguments.features).items()
+        if name.endswith(".features") and name not in ("train.features", "test.features")
+    }
+    runs = []
+    pairs = [(head, seed) for head in arguments.heads for seed in arguments.seeds]
+    for head, seed in tqdm(pairs, desc="Heads x seeds", disable=arguments.quiet):
+        layer = train(head, seed, data, arguments)
+        inside = ood_scores(layer.predict(data["test.features"][rows]))
+        for name, features in outsiders.items():
+            for score, values in ood_scores(layer.predict(features)).items():
+                figures = {
+                    metric.__name__: metric(inside[score], values) for metric in (ood_auroc, ood_fpr95, ood_aupr)
+                }
+                runs.append({"head": head, "seed": seed, "outside": name, "score": score, **figures})
+    return {
+        "command": command(arguments),
+        "features": Path(arguments.features).name,
+        "reported_rows": [rows.start, len(data["test.labels"]) if rows.stop is None else rows.stop],
+        "environment": describe_environment(),
+        "summary": ood_means(runs),
+        "runs": runs,
+    }
+
+
+def ood_means(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean AUROC over seeds: head -> score -> out-of-distribution set."""
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for row in runs:
+        same = [r for r in runs if all(r[key] == row[key] for key in ("head", "score", "outside"))]
+        by_set = means.setdefault(row["head"], {}).setdefault(row["score"], {})
+        by_set[row["outside"]] = statistics.mean(r["ood_auroc"] for r in same)
+    return means
+
+
+def ood_markdown(summary: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The means as a Markdown table: a row for each score, a column for each head."""
+    scores = next(iter(summary.values()))
+    sets = " / ".join(next(iter(scores.values())))
+    lines = [f"AUROC, {sets}", "", "| score | " + " | ".join(summary) + " |", "|---" * (len(summary) + 1) + "|"]
+    for score in scores:
+        cells = [" / ".join(f"{value:.4f}" for value in by_score[score].values()) for by_score in summary.values()]
+        lines.append(f"| {score} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 # ---- metrics of a stream ----
 
 
@@ -232,18 +292,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
 
     settings = commands.add_parser("pavpu", help="PAvPU against S, test and values", formatter_class=HelpFormatter)
-    settings.add_argument("--features", required=True, help="features file, see benchmark.py features --help")
-    settings.add_argument("--heads", nargs="+", choices=list(HEADS), default=["bndl", "released"])
-    settings.add_argument("--seeds", nargs="+", type=int, default=[0])
     settings.add_argument("--samples", nargs="+", type=int, default=[5, 20, 100, 1000], help="S, numbers of draws")
-    settings.add_argument("--epochs", type=float, help="passes over the training images, instead of each head's own")
+    outsiders = commands.add_parser("ood", help="out-of-distribution scores", formatter_class=HelpFormatter)
+    outsiders.add_argument("--choose", action="store_true", help="judge on the choosing rows: for trying things out")
+    for subparser, heads in ((settings, ["bndl", "released"]), (outsiders, ["bndl", "released", "dense"])):
+        subparser.add_argument("--features", required=True, help="features file, see benchmark.py features --help")
+        subparser.add_argument("--heads", nargs="+", choices=list(HEADS), default=heads)
+        subparser.add_argument("--seeds", nargs="+", type=int, default=[0])
+        subparser.add_argument("--epochs", type=float, help="passes over the images, instead of each head's own")
 
     streaming = commands.add_parser("streaming", help="metrics of a stream", formatter_class=HelpFormatter)
     streaming.add_argument("--rows", type=int, default=1_000_000, help="images")
     streaming.add_argument("--classes", type=int, default=1000)
     streaming.add_argument("--batch_size", type=int, default=1000, help="images at a time")
 
-    for subparser in (settings, streaming):
+    for subparser in (settings, outsiders, streaming):
         subparser.add_argument("--output", required=True, help="JSON file to write")
         subparser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args(argv)
@@ -254,16 +317,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the command asked for and write its result file."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    results = pavpu_table(arguments) if arguments.command == "pavpu" else stream(arguments)
+    results = {"pavpu": pavpu_table, "ood": ood_table, "streaming": stream}[arguments.command](arguments)
     write_json(arguments.output, results)
     if arguments.command == "pavpu":
         print(table(results["summary"]))
+    elif arguments.command == "ood":
+        print(ood_markdown(results["summary"]))
     else:
+        size, seconds = f"{results['rows']:,} x {results['classes']:,}", results["cpu_seconds"]["update"]
         first, peak = results["peak_mib_after_first_batch"], results["peak_mib"]
-        print(
-            f"{results['rows']:,} x {results['classes']:,} judged in {results['cpu_seconds']['update']:.0f} CPU seconds, "
-            f"peak memory {peak:.0f} MiB ({first:.0f} MiB after the first batch)"
-        )
+        print(f"{size} judged in {seconds:.0f} CPU seconds; peak {peak:.0f} MiB, {first:.0f} MiB after the first batch")
     print(f"\nWritten to {arguments.output}")
 
 

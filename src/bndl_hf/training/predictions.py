@@ -1,6 +1,6 @@
 """What a model says about every image of a dataset, as a handful of numbers per image (Sec. 5).
 
-One backbone pass answers exactly and, where asked, by sampling. Neither logits nor probabilities are kept: about 150
+One backbone pass answers exactly and, where asked, by sampling. Neither logits nor probabilities are kept: about 120
 bytes an image and, for the measures that look at every class, 3 x C x 15 sums. The numbers lie on disk in shards
 (shards.py), so an interrupted pass goes on where it was and several processes share one. evaluation.py judges them.
 """
