@@ -71,8 +71,9 @@ def test_images_of_equal_confidence_are_answered_together():
 
 
 def test_a_model_without_errors_answers_everything():
-    fitted = fit_abstention(torch.rand(2000), torch.ones(2000), risk=0.01)
-    assert (fitted.threshold, fitted.coverage) == (-math.inf, 1.0)
+    for delta in (None, 0.05):
+        fitted = fit_abstention(torch.rand(2000), torch.ones(2000), risk=0.01, delta=delta)
+        assert (fitted.threshold, fitted.coverage) == (-math.inf, 1.0)
     # Shared among a hundred thresholds: 1 - (0.05 / 100) ** (1 / 2000)
     assert fitted.risk_bound == pytest.approx(1 - (0.05 / 100) ** (1 / 2000))
 

@@ -138,7 +138,8 @@ def _empirical(scores: Tensor, errors: Tensor, risk: float) -> FittedAbstention:
         raise ValueError(_out_of_reach(risk, "", risks[best].item(), answered[best].item() / num_images, num_images))
     count = int(within.max())
     observed = (errors[count] / count).item()
-    return FittedAbstention(scores[count - 1].item(), risk, None, count / num_images, observed, None, num_images)
+    threshold = -math.inf if count == num_images else scores[count - 1].item()
+    return FittedAbstention(threshold, risk, None, count / num_images, observed, None, num_images)
 
 
 def _guaranteed(scores: Tensor, errors: Tensor, risk: float, delta: float, dtype: torch.dtype) -> FittedAbstention:
