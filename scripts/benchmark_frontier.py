@@ -2,8 +2,8 @@
 
     python scripts/benchmark_frontier.py --features FILE --output docs/results/frontier.json --figure frontier.png
 
-The path's objective is glm_saga's. The table has the likelihood as it comes and with a temperature fitted on the choosing
-rows; the figure shows it as it comes. Finished runs are kept: an interrupted comparison goes on.
+The path's objective is glm_saga's. The table has the likelihood as it comes and with a temperature fitted on the
+choosing rows; the figure shows it as it comes. Finished runs are kept: an interrupted comparison goes on.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class ModelArguments:
         metadata={"help": "'exact' (closed-form predictive, no sampling noise) or 'sampled' (one draw a step)."},
     )
     num_factors: int | None = field(
-        default=None, metadata={"help": "K; default: the width of the backbone's features."}
+        default=None, metadata={"help": "K; default: max(D, min(2 D, 512)) of the D features of the backbone."}
     )
     projection: str | None = field(
         default=None, metadata={"help": "Before the scores' ReLU: none, linear or two_layer."}
@@ -84,6 +84,10 @@ class ModelArguments:
     score_threshold: float | None = field(default=None, metadata={"help": "c_theta of Eq. 9: higher, sparser scores."})
     loading_threshold: float | None = field(
         default=None, metadata={"help": "c_phi of Eq. 11: higher, sparser loadings."}
+    )
+    loading_density: float | None = field(
+        default=None,
+        metadata={"help": "Share of the loadings left when training ends, in (0, 1]; default 0.1; 1 prunes nothing."},
     )
     score_concentration: str | None = field(default=None, metadata={"help": "Of the scores: per_image or per_factor."})
     loading_concentration: str | None = field(

@@ -50,8 +50,8 @@ def mutual_information(prediction: BNDLPrediction) -> Tensor:
 def z(prediction: BNDLPrediction) -> Tensor:
     """p-value of the gap between the two top classes, [B], in [0, 1] (Sec. 5).
 
-    It falls as z = E[d] / sd[d] rises, so it ranks images as -z does; unlike z it is finite where the gap has no spread.
-    With S in the hundreds p underflows to zero for sure images, which then tie: keep the 20 draws of the paper.
+    It falls as z = E[d] / sd[d] rises, so it ranks images as -z does; unlike z it is finite where the gap has no
+    spread. With S in the hundreds p underflows to zero for sure images, which then tie: keep the 20 draws of the paper.
     """
     return prediction.p_value
 
