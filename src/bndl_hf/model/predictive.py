@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .loading_moments import LoadingMoments, times
 from .mean_field import damping, mean_field_log_probs, mutual_information, recalibrated_samples
 from .student_t import student_t_p_value
 from .weibull import WeibullPosterior
@@ -71,14 +72,14 @@ def logit_moments(scores: WeibullPosterior, loadings: WeibullPosterior, bias: Te
 
     Var[l_c] = sum_k E[theta_k]^2 Var[Phi_kc] + Var[theta_k] E[Phi_kc^2]
     """
-    from_loadings, from_scores = _variance_parts(scores, loadings)
-    return scores.mean @ loadings.mean + bias, from_loadings + from_scores  # [B, K] @ [K, C] -> [B, C]
+    mean, from_loadings, from_scores = _moments(scores, LoadingMoments.of(loadings), bias)
+    return mean, from_loadings + from_scores
 
 
-def _variance_parts(scores: WeibullPosterior, loadings: WeibullPosterior) -> tuple[Tensor, Tensor]:
-    """Var[l_c] in two parts, each [B, C]: Var_Phi(E[l_c | Phi]), what only the loadings leave open, and the rest."""
-    from_loadings = scores.mean.square() @ loadings.variance  # [B, K] @ [K, C] -> [B, C]
-    return from_loadings, scores.variance @ (loadings.mean.square() + loadings.variance)
+def _moments(scores: WeibullPosterior, loadings: LoadingMoments, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """E[l_c], and Var[l_c] in two parts: Var_Phi(E[l_c | Phi]), which only the loadings leave open, and the rest."""
+    mean = times(scores.mean, loadings.mean) + bias  # [B, K] @ [K, C] -> [B, C]
+    return mean, times(scores.mean.square(), loadings.variance), times(scores.variance, loadings.second)
 
 
 def gap_moments(
@@ -98,8 +99,10 @@ def gap_moments(
     Returns:
         (mean, variance), each [B, C]; both exactly zero at c = r, the variance never negative.
     """
-    mean, variance = logit_moments(scores, loadings, bias)
-    return _gaps(mean, variance, scores, loadings, reference)
+    moments = LoadingMoments.of(loadings)
+    mean, from_loadings, from_scores = _moments(scores, moments, bias)
+    covariance = _covariance(scores, loadings, moments, reference)
+    return _gaps(mean, from_loadings + from_scores, covariance, reference)
 
 
 def exact_log_probs(
@@ -135,10 +138,12 @@ def predict_exactly(
         threshold: `is_certain` is p_value < threshold.
         temperature, variance_scale: T and v of the recalibration; the probabilities are `mean_field_log_probs`.
     """
-    from_loadings, from_scores = _variance_parts(scores, loadings)
-    mean, variance = scores.mean @ loadings.mean + bias, from_loadings + from_scores
+    moments = LoadingMoments.of(loadings)
+    mean, from_loadings, from_scores = _moments(scores, moments, bias)
+    variance = from_loadings + from_scores
     top, runner_up = _top_two(mean)
-    gap_mean, gap_variance = _gaps(mean, variance, scores, loadings, top)
+    covariance = _covariance(scores, loadings, moments, top)
+    gap_mean, gap_variance = _gaps(mean, variance, covariance, top)
     log_probs = mean_field_log_probs(gap_mean, gap_variance, temperature, variance_scale)
     probs = log_probs.exp()
     margin = -_pick(gap_mean, runner_up)
@@ -263,12 +268,15 @@ def _top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _gaps(
-    mean: Tensor, variance: Tensor, scores: WeibullPosterior, loadings: WeibullPosterior, reference: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gap mean and variance to the reference class, from the logits' own moments; see `gap_moments`."""
-    weighted = scores.variance * loadings.mean.T[reference]  # Var[theta_k] E[Phi_kr], [B, K]
-    covariance = weighted @ loadings.mean  # [B, K] @ [K, C] -> [B, C]
+def _covariance(
+    scores: WeibullPosterior, loadings: WeibullPosterior, moments: LoadingMoments, reference: Tensor
+) -> Tensor:
+    """Cov[l_c, l_r] for c != r, [B, C]: sum_k Var[theta_k] E[Phi_kr] E[Phi_kc]."""
+    return times(scores.variance * loadings.mean.T[reference], moments.mean)
+
+
+def _gaps(mean: Tensor, variance: Tensor, covariance: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Gap mean and variance to the reference class, from the logits' own moments [B, C]; see `gap_moments`."""
     gap_variance = (variance + _pick(variance, reference)[:, None] - 2 * covariance).clamp_min(0)
     # At c = r the loadings are one and the same random variable, not two independent ones: the gap is exactly zero.
     is_reference = torch.arange(mean.shape[1], device=mean.device) == reference[:, None]

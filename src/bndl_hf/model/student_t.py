@@ -38,11 +38,13 @@ def student_t_p_value(t: Tensor, degrees_of_freedom: Tensor | float) -> Tensor:
     half_n, half = n / 2, torch.full_like(n, 0.5)
     # The fraction converges fast below the mean of the beta distribution; above it, use the mirror image.
     upper = x > (half_n + 1) / (half_n + 2.5)
-    p_value = torch.where(
-        upper,
-        1 - _incomplete_beta(torch.where(upper, one_minus_x, 0.0), x, half, half_n),
-        _incomplete_beta(torch.where(upper, 0.0, x), one_minus_x, half_n, half),
+    tail = _incomplete_beta(
+        torch.where(upper, one_minus_x, x),
+        torch.where(upper, x, one_minus_x),
+        torch.where(upper, half, half_n),
+        torch.where(upper, half_n, half),
     )
+    p_value = torch.where(upper, 1 - tail, tail)
     return torch.where(torch.isnan(t), t, p_value.clamp(0.0, 1.0))
 
 

@@ -159,14 +159,7 @@ class WeibullPosterior:
     @cached_property
     def variance(self) -> Tensor:
         """Var[x], zero where the mean is zero."""
-        graph_is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if graph_is_recorded or self.concentration.shape != self.mean.shape or self.mean.is_meta:
-            return self.mean.square() * relative_variance(self.concentration)
-        # Nine loadings in ten are zero after pruning, and half the scores: log Gamma of the others alone.
-        alive = self.mean.nonzero(as_tuple=True)
-        variance = torch.zeros_like(self.mean)
-        variance[alive] = self.mean[alive].square() * relative_variance(self.concentration[alive])
-        return variance
+        return self.mean.square() * relative_variance(self.concentration)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One reparameterised draw of every entry (Eq. 6)."""

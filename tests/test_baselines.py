@@ -1,0 +1,51 @@
+"""The elastic-net path against scikit-learn itself, and the split of a comparison's rows."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from bndl_hf.baselines import FeatureTask, elastic_net_path
+
+
+def test_a_path_s_heads_answer_as_scikit_learn_does_on_standardised_features():
+    (features, labels), (others, _) = FeatureTask.digits().train, FeatureTask.digits().reporting
+    mean, std = features.double().mean(0), features.double().std(0).clamp_min(1e-8)
+    *_, (strength, layer) = elastic_net_path(features, labels, [0.01, 0.005], max_iterations=2000, tolerance=1e-6)
+    own = LogisticRegression(
+        solver="saga", l1_ratio=0.99, C=1 / (strength * len(labels)), max_iter=5000, tol=1e-7, random_state=0
+    ).fit(((features - mean) / std).numpy(), labels.numpy())
+    expected = own.predict_proba(((others - mean) / std).numpy())
+    np.testing.assert_allclose(layer.predict(others).probs.numpy(), expected, atol=2e-3)
+    assert layer.sparsity() == pytest.approx((np.abs(own.coef_ / std.numpy()) > 1e-5).mean(), abs=0.01)
+
+
+def test_two_classes_are_one_row_in_scikit_learn_and_two_here():
+    features = torch.randn(200, 3)
+    labels = (features[:, 0] > 0).long()
+    ((_, layer),) = elastic_net_path(features, labels, [0.001])
+    probs = layer.predict(features).probs
+    assert probs.shape == (200, 2)
+    assert ((probs.argmax(-1) == labels).float().mean()) > 0.95
+
+
+def tensors(n_train=10, n_test=6):
+    return {
+        "train.features": torch.arange(n_train).float()[:, None],
+        "train.labels": torch.arange(n_train) % 2,
+        "test.features": 100 + torch.arange(n_test).float()[:, None],
+        "test.labels": torch.arange(n_test) % 2,
+        "far.features": torch.zeros(2, 1),
+    }
+
+
+def test_rows_are_chosen_on_test_or_on_held_out_training_rows_and_never_reported_too():
+    task = FeatureTask.split(tensors())
+    assert [len(labels) for _, labels in (task.train, task.choosing, task.reporting)] == [10, 3, 3]
+    assert task.choosing[0].flatten().tolist() == [100, 101, 102]
+    assert list(task.outside) == ["far"]
+    held = FeatureTask.split(tensors(), hold_out=4)
+    assert [len(labels) for _, labels in (held.train, held.choosing, held.reporting)] == [6, 4, 6]
+    assert sorted([*held.train[0].flatten().tolist(), *held.choosing[0].flatten().tolist()]) == list(range(10))
+    with pytest.raises(ValueError, match="No rows are left for reporting; change hold_out or report_from"):
+        FeatureTask.split(tensors(), report_from=6)
