@@ -7,6 +7,9 @@ import torch
 from scipy import stats
 
 import reference
+from bndl_hf import BNDLConfig
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.loading_moments import LoadingMoments
 from bndl_hf.model.predictive import (
     BNDLPrediction,
     exact_log_probs,
