@@ -30,7 +30,7 @@ def sparsity_frontier_plot(
         dpi: pixels per inch.
 
     Returns:
-        A Figure of 9.6 x 4.0 inches.
+        A Figure of 9.6 x 4.0 inches; points without any weight are left out.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -46,6 +46,7 @@ def sparsity_frontier_plot(
     for number, (name, curve) in enumerate(curves.items()):
         places = column(curve[x], f"curves[{name!r}][{x!r}]") * (100 if x == "nonzero" else 1)
         order = np.argsort(places)
+        order = order[places[order] > 0]  # a head of nothing but its bias has no place on a logarithmic axis
         style = {
             "color": LINE_COLORS[number % 7],
             "linestyle": LINE_STYLES[number % 7],
