@@ -75,3 +75,11 @@ def test_a_backbone_that_moves_gets_the_weight_that_does_not_look(tmp_path):
     frozen = classifier()
     make_trainer(tmp_path, frozen, max_steps=1, freeze_backbone=True).train()
     assert frozen.config.kl_local_weight != KL_LOCAL_BUDGET / model.config.num_factors
+
+
+def test_a_temperature_fitted_before_training_goes_on_is_set_back(caplog):
+    features, labels = clusters(200, 16, 4, 1.0)
+    config = BNDLConfig(feature_dim=16, num_labels=4, temperature=2.0, abstain_below=0.5)
+    with caplog.at_level("WARNING", logger="transformers"), caplog.at_level("WARNING", logger="bndl_hf"):
+        layer = fit_decision_layer(features.float(), labels, config, **{**QUICK, "num_train_epochs": 1})
+    assert (layer.config.temperature, layer.config.abstain_below) == (1.0, None)

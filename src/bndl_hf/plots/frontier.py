@@ -42,6 +42,8 @@ def sparsity_frontier_plot(
     if not curves:
         raise ValueError("curves is empty; pass one head or more by name.")
     figure = new_figure(9.6, 4.0, dpi)
+    from matplotlib.ticker import LogLocator, NullFormatter  # there, or new_figure had said that it is not
+
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(curves.items()):
         places = column(curve[x], f"curves[{name!r}][{x!r}]") * (100 if x == "nonzero" else 1)
@@ -62,6 +64,8 @@ def sparsity_frontier_plot(
             axes.errorbar(places[order], values[order], yerr=spread[order], **style)
     for axes, y_label in ((left, "accuracy, %"), (right, "negative log-likelihood, nats")):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         finish_axes(axes, title if axes is left else "", labels[x], y_label, legend="best")
     return figure

@@ -45,6 +45,9 @@ class PreparingTrainer(Trainer):
         learns = any(p.requires_grad for p in layer.parameters())  # a frozen layer is as it should be
         sets_scale = learns and not resumes and config.normalize_features and bool((layer.feature_scale == 1).all())
         sets_weight = learns and config.kl_local_weight is None
+        if learns and not resumes and (config.temperature, config.variance_scale) != (1.0, 1.0):
+            logger.warning("The temperature was fitted before this training and is set back to 1; fit it again after.")
+            layer.set_temperature(1.0)
         if resumes and not sets_weight:
             return
         features, labels = self._first_features(NUM_MEASURED_IMAGES if sets_scale or sets_weight else 1)
