@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     prediction = model.predict(pixel_values)
     with torch.no_grad():
         factor_scores = model(pixel_values).factor_scores  # [B, K]
+    loadings = model.decision_layer.factor_loadings.detach()
+    parts = factor_scores * loadings.T[prediction.labels]  # [B, K], what each factor adds to the answer's logit
     correct, certain = prediction.labels == labels, prediction.is_certain
     results: dict[str, Any] = {
         **summarize(prediction.probs, labels, prediction.p_value, model.config.certainty_threshold),
@@ -91,8 +93,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "accuracy_certain": share(correct[certain]),
         "accuracy_uncertain": share(correct[~certain]),
         "sparsity": model.decision_layer.sparsity(),
-        "num_active_factors": int((model.decision_layer.factor_loadings > 1e-5).any(dim=1).sum()),
-        "median_factors_per_image": (factor_scores > 0).sum(dim=1).median().item(),
+        "num_active_factors": int((loadings > 1e-5).any(dim=1).sum()),
+        "median_factors_per_answer": (parts > 0).sum(dim=1).median().item(),
         "num_factors": model.config.num_factors,
         "num_classes": model.config.num_labels,
         "num_parameters": num_parameters,
@@ -283,7 +285,7 @@ def summary(results: dict[str, Any]) -> str:
             f"  {'active factors':<20}{results['num_active_factors']:>7} of {results['num_factors']}",
             f"  {'non-zero loadings':<20}{100 * results['sparsity']:>7.1f} % of {results['num_factors']} x "
             f"{results['num_classes']}",
-            f"  {'factors per image':<20}{results['median_factors_per_image']:>7} of {results['num_factors']} (median)",
+            f"  {'factors per answer':<20}{results['median_factors_per_answer']:>7} of {results['num_factors']} (median)",
             f"\nWhat uncertainty costs (processor time for {n} images at once, median of 10)",
             timing("dense last layer", "dense"),
             timing("BNDL, exact", "exact"),
