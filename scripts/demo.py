@@ -285,7 +285,8 @@ def summary(results: dict[str, Any]) -> str:
             f"  {'active factors':<20}{results['num_active_factors']:>7} of {results['num_factors']}",
             f"  {'non-zero loadings':<20}{100 * results['sparsity']:>7.1f} % of {results['num_factors']} x "
             f"{results['num_classes']}",
-            f"  {'factors per answer':<20}{results['median_factors_per_answer']:>7} of {results['num_factors']} (median)",
+            f"  {'factors per answer':<20}{results['median_factors_per_answer']:>7} of {results['num_factors']}, "
+            "the median",
             f"\nWhat uncertainty costs (processor time for {n} images at once, median of 10)",
             timing("dense last layer", "dense"),
             timing("BNDL, exact", "exact"),

@@ -11,9 +11,9 @@ from bndl_hf.baselines import FeatureTask, elastic_net_path
 def test_a_path_s_heads_answer_as_scikit_learn_does_on_standardised_features():
     (features, labels), (others, _) = FeatureTask.digits().train, FeatureTask.digits().reporting
     mean, std = features.double().mean(0), features.double().std(0).clamp_min(1e-8)
-    *_, (strength, layer) = elastic_net_path(features, labels, [0.01, 0.005], max_iterations=2000, tolerance=1e-6)
+    *_, (strength, layer) = elastic_net_path(features, labels, [0.1, 0.05], max_iterations=1000, tolerance=1e-5)
     own = LogisticRegression(
-        solver="saga", l1_ratio=0.99, C=1 / (strength * len(labels)), max_iter=5000, tol=1e-7, random_state=0
+        solver="saga", l1_ratio=0.99, C=1 / (strength * len(labels)), max_iter=2000, tol=1e-6, random_state=0
     ).fit(((features - mean) / std).numpy(), labels.numpy())
     expected = own.predict_proba(((others - mean) / std).numpy())
     np.testing.assert_allclose(layer.predict(others).probs.numpy(), expected, atol=2e-3)

@@ -232,6 +232,7 @@ def serve() -> None:
         for stream in (1, 2):
             os.dup2(log, stream)
         status = 1
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so do we
         try:
             JOBS[request["job"]](**request["arguments"])
             status = 0
