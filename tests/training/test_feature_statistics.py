@@ -9,6 +9,7 @@ from bndl_hf import BNDLConfig
 from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATION
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.feature_statistics import FeatureStatistics
+from bndl_hf.uncertainty import fit_conformal
 
 from .runs import classifier, make_trainer
 from .test_fit_decision_layer import QUICK
@@ -51,8 +52,8 @@ def test_the_separation_of_clusters_is_found_whether_classes_have_many_images_or
 def test_classes_that_do_not_show_have_no_separation_and_collapsed_ones_a_finite_one():
     assert statistics(torch.randn(2000, 20), torch.arange(2000) % 10, 10).class_separation < 0.01
     assert statistics(torch.eye(3)[torch.arange(30) % 3], torch.arange(30) % 3, 3).class_separation > 1e3
-    assert statistics(torch.randn(5, 4), torch.arange(5), 5).class_separation == 0.0  # one image of each tells nothing
-    assert statistics(torch.ones(6, 4), torch.arange(6) % 2, 2).class_separation == 0.0
+    assert statistics(torch.randn(5, 4), torch.arange(5), 5).class_separation is None  # one image of each
+    assert statistics(torch.ones(6, 4), torch.arange(6) % 2, 2).class_separation is None
 
 
 def test_the_kl_weight_follows_the_separation_of_features_that_stay_and_is_written_down():
@@ -77,9 +78,32 @@ def test_a_backbone_that_moves_gets_the_weight_that_does_not_look(tmp_path):
     assert frozen.config.kl_local_weight != KL_LOCAL_BUDGET / model.config.num_factors
 
 
-def test_a_temperature_fitted_before_training_goes_on_is_set_back(caplog):
+def test_what_was_fitted_before_a_training_is_dropped():
     features, labels = clusters(200, 16, 4, 1.0)
-    config = BNDLConfig(feature_dim=16, num_labels=4, temperature=2.0, abstain_below=0.5)
-    with caplog.at_level("WARNING", logger="transformers"), caplog.at_level("WARNING", logger="bndl_hf"):
+    for fitted in ({"temperature": 2.0}, {"abstain_below": 0.5}):
+        config = BNDLConfig(feature_dim=16, num_labels=4, **fitted)
         layer = fit_decision_layer(features.float(), labels, config, **{**QUICK, "num_train_epochs": 1})
-    assert (layer.config.temperature, layer.config.abstain_below) == (1.0, None)
+        assert (layer.config.temperature, layer.config.abstain_below) == (1.0, None)
+    layer.set_conformal(fit_conformal(layer.predict(features.float()), labels, 0.9))
+    again = fit_decision_layer(features.float(), labels, layer.config, layer=layer, **{**QUICK, "num_train_epochs": 1})
+    assert again.config.conformal is None
+
+
+def test_a_measured_weight_is_measured_again_and_a_chosen_one_is_kept():
+    near, labels = clusters(2000, 16, 4, 0.5)
+    far, _ = clusters(2000, 16, 4, 2.0)
+    config = BNDLConfig(feature_dim=16, num_labels=4)
+    arguments = {**QUICK, "num_train_epochs": 1}
+    layer = fit_decision_layer(near.float(), labels, config, **arguments)
+    first = layer.config.kl_local_weight
+    fit_decision_layer(far.float(), labels, layer.config, layer=layer, **arguments)
+    assert layer.config.kl_local_weight == pytest.approx(4 * first, rel=0.2)
+    fit_decision_layer(near.float(), labels, layer.config, layer=layer, kl_local_weight=0.5, **arguments)
+    fit_decision_layer(near.float(), labels, layer.config, layer=layer, **arguments)
+    assert layer.config.kl_local_weight == 0.5
+
+
+def test_a_separation_that_cannot_be_measured_leaves_the_weight_that_does_not_look():
+    config = BNDLConfig(feature_dim=5, num_labels=8)
+    layer = fit_decision_layer(torch.rand(8, 5), torch.arange(8), config, **{**QUICK, "num_train_epochs": 1})
+    assert layer.config.kl_local_weight == KL_LOCAL_BUDGET / config.num_factors

@@ -6,8 +6,9 @@ import torch
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.training.pruning import LoadingPruner, prune_smallest
+from bndl_hf.training.pruning import LoadingPruner, prune_smallest, warn_if_not_pruned
 
+from .runs import make_trainer
 from .test_fit_decision_layer import QUICK, blobs
 
 
@@ -70,3 +71,34 @@ def test_what_is_pruned_stays_pruned_whatever_the_optimizer_s_momentum(optim):
     assert 0 < layer.sparsity() <= 0.25
     features, labels = blobs(96, seed=1)
     assert (layer.predict(features).labels == labels).float().mean() > 0.9
+
+
+def test_an_end_that_was_skipped_is_made_up_for():
+    layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
+    pruner = LoadingPruner(layer, start=0.1, end=0.6)
+    for step in range(100):
+        if step != 59:  # an optimizer step that overflowed
+            pruner.after_step(step, 100)
+    assert layer.sparsity() == pytest.approx(0.2)
+
+
+def test_a_trainer_may_train_twice_and_prunes_both_times(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=4)
+    trainer.train()
+    layer = trainer.decision_layer
+    assert layer.sparsity() <= 0.15
+    with torch.no_grad():
+        layer.raw_loadings.copy_(0.3 + 0.01 * torch.rand_like(layer.raw_loadings))
+    trainer.train()
+    assert layer.sparsity() <= 0.15
+
+
+def test_weights_of_before_the_end_of_pruning_are_told(caplog):
+    layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
+    with caplog.at_level("WARNING", logger="bndl_hf"):
+        warn_if_not_pruned(layer)
+        assert "100% of the loadings are above zero, not 20%" in caplog.text
+        caplog.clear()
+        prune_smallest(layer, 0.2)
+        warn_if_not_pruned(layer)
+    assert not caplog.text

@@ -136,9 +136,7 @@ def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path
     config.num_labels = runs.NUM_LABELS
     torch.manual_seed(0)
     AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "classifier")
-    model = BNDLForImageClassification.from_backbone_pretrained(
-        tmp_path / "classifier", warm_start=True, loading_density=1.0
-    )
+    model = BNDLForImageClassification.from_backbone_pretrained(tmp_path / "classifier", warm_start=True)
     dense = AutoModelForImageClassification.from_pretrained(tmp_path / "classifier").eval()
     dataset = runs.images(12)
     pixel_values = collate([dataset[row] for row in range(12)])["pixel_values"]

@@ -56,9 +56,10 @@ class BNDLConfig(PretrainedConfig):
         min_concentration, max_concentration (`float`, preset): floor added under, and ceiling on, every k.
         score_prior_concentration, score_prior_rate (`float`, preset): Gamma prior of the scores (Eq. 4).
         loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
-        kl_local_weight (`float`, preset): weight of the scores' KL. 1 is the ELBO of Eq. 12. While None it counts as
+        kl_local_weight (`float`): weight of the scores' KL. 1 is the ELBO of Eq. 12. While None it counts as
             0.03 / K; the Trainer writes down what it used, on features that stay as they are 0.04 / K times the
             separation of the classes in them (docs/defaults.md).
+        kl_local_weight_is_measured (`bool`): the Trainer set that weight, and will measure it anew.
         kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.
         kl_global_scaling (`str`, preset): the loadings' KL is divided by the number of training images ("per_image",
             Eq. 12) or by the number of factors ("per_factor", the released code).
@@ -69,7 +70,7 @@ class BNDLConfig(PretrainedConfig):
             projection near the identity; "linear" is torch's Linear throughout, which leaves most loadings dead when D
             is large (released code).
         loading_density (`float`, preset): share of the loadings, in (0, 1], that may stay above zero when training
-            ends; the Trainer prunes the smallest while it trains. 1 prunes nothing.
+            ends; the Trainer prunes the smallest while it trains (`pruning_start`, `pruning_end`). 1 prunes nothing.
         num_samples (`int`): S, draws behind `p_value` and Monte-Carlo prediction. 20: the paper's value, App. A.1.
         certainty_threshold (`float`): `is_certain` is p_value below this fraction. .05: the paper's value, Sec. 5.
         temperature, variance_scale (`float`): recalibration of the predictive (mean_field.py); see `set_temperature`.
@@ -119,6 +120,7 @@ class BNDLConfig(PretrainedConfig):
     loading_prior_concentration: float = 1.0
     loading_prior_rate: float = 1.0
     kl_local_weight: float | None = None
+    kl_local_weight_is_measured: bool = False
     kl_global_weight: float = _UNSET
     kl_global_scaling: str = _UNSET
     score_scale_floor: float = _UNSET

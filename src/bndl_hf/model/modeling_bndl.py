@@ -95,7 +95,8 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 which is then changed in place.
             num_labels: C; None keeps the classifier's own labels.
             warm_start: start the decision layer as the exact non-negative equivalent of the head taken out; needs the
-                classifier's own labels, in their order. Features of both signs then take 2 D factors.
+                classifier's own labels, in their order. Features of both signs then take 2 D factors, and
+                nothing is pruned unless `loading_density` says so.
             head_name: the layer to replace, by its dotted name; None finds the one that makes the logits.
             backbone_kwargs: passed on to the classifier's `from_pretrained` as they are, whatever their names.
             **kwargs: fields of `BNDLConfig`, `id2label` among them; the rest goes to the classifier's

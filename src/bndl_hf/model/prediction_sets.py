@@ -119,7 +119,7 @@ class ConformalPredictor:
                 f"probs has shape {list(probs.shape)}; these sets were fitted on {self.num_classes} classes, [B, "
                 f"{self.num_classes}]."
             )
-        mass = edge_mass(len(probs), self.randomized, generator).to(probs.device)
+        mass = edge_mass(len(probs), self.randomized, generator)
         scores = set_scores(probs, self.method, self.penalty, self.free_ranks, mass)
         sets = scores <= torch.tensor(self.threshold, dtype=scores.dtype, device=scores.device)
         if not self.allow_empty:

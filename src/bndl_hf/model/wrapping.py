@@ -121,6 +121,7 @@ def wrap_classifier(
         with torch.no_grad():
             signed = bool((classifier.eval()(**example_inputs(classifier, batch_size=8)).logits < 0).any())
         bndl_config_kwargs.setdefault("num_factors", 2 * feature_dim if signed else feature_dim)
+        bndl_config_kwargs.setdefault("loading_density", 1.0)  # pruning would undo what was warm about the start
     config = model_class.config_class.from_head(
         classifier.config, head_name, feature_dim, num_labels=num_labels, **bndl_config_kwargs
     )

@@ -45,12 +45,13 @@ class FeatureStatistics:
         return torch.where(moves, 1 / std.clamp_min(1e-2 * std.mean()), 1.0)
 
     @property
-    def class_separation(self) -> float:
+    def class_separation(self) -> float | None:
         """Variance between the classes over variance within them, of features scaled to unit spread; >= 0.
 
         0 where the classes do not show, 0.1 to 0.2 for features of a backbone that learned other classes, above 1 for
         images the backbone was trained on (the inverse of neural collapse's NC1, Papyan et al. 2020, arXiv:2008.08186,
-        by traces). Both variances are unbiased, so that few images of many classes do not pass for separated.
+        by traces). Both variances are unbiased, so that few images of many classes do not pass for separated. None
+        where it cannot be measured: no class has two images, or no feature moves.
         """
         n, scale = self._count.sum(), self.inverse_spread.square()
         total = ((self._square_sum - self._class_sum.sum(0).square() / n) * scale).sum()
@@ -59,5 +60,5 @@ class FeatureStatistics:
         within = ((self._square_sum - class_part.sum(0)) * scale).sum()
         degrees = n - seen.sum()  # of freedom within the classes
         if degrees <= 0 or total <= 0:
-            return 0.0
+            return None
         return max(0.0, ((total / (n - 1)) / (within / degrees).clamp_min(1e-12) - 1).item())

@@ -10,7 +10,7 @@ import copy
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ class FeatureDataset(Dataset):
 def keep_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Collate function of `FeatureDataset`, whose rows come as a batch already."""
     return batch
+
+
+def backbone_inputs(batch: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:
+    """What of a batch the backbone reads: its pixel values and, for SigLIP 2, their mask and shapes; all but labels."""
+    return {name: value.to(device) for name, value in batch.items() if name != "labels"}
 
 
 def fit_decision_layer(
@@ -204,5 +209,5 @@ def _compute(model: BNDLPreTrainedModel, batch: dict[str, Tensor], arguments: BN
     """Features [B, D] in float32 and labels [B] of one batch."""
     autocast = torch.bfloat16 if arguments.bf16 else torch.float16
     with torch.autocast(arguments.device.type, autocast, enabled=arguments.bf16 or arguments.fp16):
-        output = model.extract_features(batch["pixel_values"].to(arguments.device))
+        output = model.extract_features(**backbone_inputs(batch, arguments.device))
     return {"features": output.logits.float().cpu(), "labels": batch["labels"].cpu()}

@@ -20,8 +20,10 @@ from torch import Tensor
 
 import bndl_hf.model
 import bndl_hf.uncertainty
+from bndl_hf.model.mean_field import recalibrated_samples
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.student_t import student_t_p_value
+from bndl_hf.training.features import backbone_inputs
 from bndl_hf.training.shards import Tensors, concatenate, content_key, fill_shards, read_shard
 from bndl_hf.uncertainty import OOD_SCORES, gap_test, ood_scores
 from bndl_hf.uncertainty.classwise import ClasswiseBins, bin_every_class
@@ -183,7 +185,7 @@ def _predict_batch(
     generator: torch.Generator,
 ) -> Tensors:
     """One backbone pass, and everything that is kept of it: [B] each, and the sums of `bin_every_class`."""
-    features = model.extract_features(batch["pixel_values"].to(model.device)).logits
+    features = model.extract_features(**backbone_inputs(batch, model.device)).logits
     layer = model.decision_layer
     exact = layer.predict(features)
     kept = {
@@ -208,8 +210,9 @@ def _predict_batch(
             features, method="monte_carlo", num_samples=max(settings.num_samples), generator=generator
         )
         assert sampled.logits_samples is not None
+        temperature, spread = model.config.temperature, model.config.variance_scale**0.5
         for S in settings.num_samples:
-            test = gap_test(sampled.logits_samples[:S])
+            test = gap_test(recalibrated_samples(sampled.logits_samples[:S], temperature, spread))
             kept |= {f"{_P_SAMPLED}{S}": test.p_value, f"{_ZERO_SPREAD}{S}": test.zero_spread}
     return {name: tensor.cpu() for name, tensor in kept.items()}
 

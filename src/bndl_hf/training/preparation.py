@@ -16,12 +16,14 @@ from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATIO
 from bndl_hf.training.adapters import hold_statistics, trained_decision_layer
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.feature_statistics import FeatureStatistics
+from bndl_hf.training.features import backbone_inputs
 
 # Images from which spread and separation of the features are measured before training; a standard deviation from 2,048
 # images is within 2 % of its value.
 NUM_MEASURED_IMAGES = 2048
-# Where the classes have collapsed to points their separation grows without end; the weight of the KL does not.
-MAX_SEPARATION = 4.0
+# Where the classes have collapsed to points their separation grows without end, where they do not show it is zero; the
+# weight of the KL does not follow it there.
+MIN_SEPARATION, MAX_SEPARATION = 0.05, 4.0
 
 logger = logging.get_logger(__name__)
 
@@ -44,10 +46,9 @@ class PreparingTrainer(Trainer):
         layer, config = self.decision_layer, self.decision_layer.config
         learns = any(p.requires_grad for p in layer.parameters())  # a frozen layer is as it should be
         sets_scale = learns and not resumes and config.normalize_features and bool((layer.feature_scale == 1).all())
-        sets_weight = learns and config.kl_local_weight is None
-        if learns and not resumes and (config.temperature, config.variance_scale) != (1.0, 1.0):
-            logger.warning("The temperature was fitted before this training and is set back to 1; fit it again after.")
-            layer.set_temperature(1.0)
+        sets_weight = learns and (config.kl_local_weight is None or config.kl_local_weight_is_measured)
+        if not resumes:
+            self._forget_decisions()
         if resumes and not sets_weight:
             return
         features, labels = self._first_features(NUM_MEASURED_IMAGES if sets_scale or sets_weight else 1)
@@ -56,13 +57,26 @@ class PreparingTrainer(Trainer):
         if sets_scale:
             layer.set_feature_scale(statistics.inverse_spread)
         if sets_weight:
-            budget = KL_LOCAL_BUDGET
-            if self._features_stay:
-                budget = KL_LOCAL_BUDGET_PER_SEPARATION * min(statistics.class_separation, MAX_SEPARATION)
-            config.kl_local_weight = budget / config.num_factors
-            logger.info("kl_local_weight=%.3g, set from %d images", config.kl_local_weight, len(features))
+            budget, separation = KL_LOCAL_BUDGET, statistics.class_separation
+            if self._features_stay and separation is not None:
+                budget = KL_LOCAL_BUDGET_PER_SEPARATION * min(max(separation, MIN_SEPARATION), MAX_SEPARATION)
+            config.kl_local_weight, config.kl_local_weight_is_measured = budget / config.num_factors, True
+            logger.info("kl_local_weight=%.3g, class separation %s", config.kl_local_weight, separation)
         if not resumes:
             layer.check_active(features)
+
+    def _forget_decisions(self) -> None:
+        """Set back what was fitted on the probabilities of the weights before this training."""
+        layer, config = self.decision_layer, self.decision_layer.config
+        recalibrated = (config.temperature, config.variance_scale) != (1.0, 1.0)
+        if recalibrated or config.abstain_below is not None or config.conformal is not None:
+            logger.warning(
+                "Temperature, prediction sets and abstention threshold were fitted before this training and are "
+                "dropped; fit them again after it."
+            )
+            layer.set_abstention(None)
+            layer.set_conformal(None)
+            layer.set_temperature(1.0)
 
     @property
     def _features_stay(self) -> bool:
@@ -82,7 +96,9 @@ class PreparingTrainer(Trainer):
         labels: list[Tensor] = []
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
-        model.to(self.args.device).train()
+        if self.place_model_on_device:
+            model.to(self.args.device)
+        model.train()
         hold_statistics(model)
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         with torch.random.fork_rng():
@@ -90,7 +106,9 @@ class PreparingTrainer(Trainer):
                 inputs = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
                     known = inputs.get("features")
-                    features.append(model.extract_features(inputs["pixel_values"]).logits if known is None else known)
+                    features.append(
+                        model.extract_features(**backbone_inputs(inputs)).logits if known is None else known
+                    )
                 labels.append(inputs["labels"])
                 if sum(map(len, features)) * self.args.world_size >= count:
                     break

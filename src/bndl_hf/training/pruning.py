@@ -8,8 +8,11 @@ c_phi (Eqs. 9, 11) and from the initial weights, so most of the loadings are dec
 from __future__ import annotations
 
 import torch
+from transformers.utils import logging
 
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+
+logger = logging.get_logger(__name__)
 
 # Prunings between start and end: so many that each of them takes little away.
 _NUM_PRUNINGS = 100
@@ -28,16 +31,30 @@ class LoadingPruner:
 
     def __init__(self, layer: BNDLDecisionLayer, start: float, end: float) -> None:
         self._layer, self._start, self._end = layer, start, end
+        self._ended = False
 
     def after_step(self, step: int, max_steps: int) -> None:
         """Prune where it is due after `step`, counted from 0, of `max_steps`."""
         target = self._layer.config.loading_density
         first, last = int(self._start * max_steps), max(int(self._end * max_steps) - 1, 0)
         interval = max(1, (last - first) // _NUM_PRUNINGS)
-        if target == 1 or not (step == last or (first <= step < last and (step - first) % interval == 0)):
+        # Not just at `last`: that very step may have been skipped (an overflow in float16, a shorter run resumed).
+        ends = step >= last and not self._ended
+        self._ended = step >= last
+        if target == 1 or not (ends or (first <= step < last and (step - first) % interval == 0)):
             return
-        left = 0.0 if step == last else 1 - (step + 1 - first) / (last + 1 - first)  # of the way, 1 -> 0
+        left = 0.0 if ends else 1 - (step + 1 - first) / (last + 1 - first)  # of the way, 1 -> 0
         prune_smallest(self._layer, target + (1 - target) * left**3)
+
+
+def warn_if_not_pruned(layer: BNDLDecisionLayer) -> None:
+    """Warn where training ended with more loadings than the configuration says."""
+    loadings, density = layer.raw_loadings, layer.config.loading_density
+    if loadings.requires_grad and layer.sparsity() > density + loadings.shape[1] / loadings.numel():
+        logger.warning(
+            f"{layer.sparsity():.0%} of the loadings are above zero, not {density:.0%}: the weights are those of a "
+            "step before pruning had ended (an early stop, or load_best_model_at_end). Pass a smaller pruning_end."
+        )
 
 
 @torch.no_grad()

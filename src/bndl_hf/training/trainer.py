@@ -24,9 +24,9 @@ from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
 from bndl_hf.training.elbo import ELBOTerms, kl_warmup
 from bndl_hf.training.eval_prediction import BNDLEvalPrediction
-from bndl_hf.training.features import HEAD_DEFAULTS, FeatureDataset, cached_features, keep_batch
+from bndl_hf.training.features import HEAD_DEFAULTS, FeatureDataset, backbone_inputs, cached_features, keep_batch
 from bndl_hf.training.preparation import PreparingTrainer
-from bndl_hf.training.pruning import LoadingPruner
+from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 from bndl_hf.training.publishing import PublishingTrainer
 from bndl_hf.uncertainty import pavpu_from_p_value, summarize
 
@@ -60,6 +60,7 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         self._metrics_of_user = compute_metrics
         self._terms = ELBOTerms()
         self._generator: torch.Generator | None = None
+        self._pruned_after: Any = None
         super().__init__(model=model, args=args, compute_metrics=self._judge, **kwargs)
         if not isinstance(self.model, BNDLDecisionLayer):
             # peft trains a copy of the layer, which came with a copy of its configuration.
@@ -70,6 +71,7 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         for name in ("kl_local_weight", "kl_global_weight"):
             if getattr(args, name) is not None:
                 setattr(config, name, getattr(args, name))
+        config.kl_local_weight_is_measured &= args.kl_local_weight is None
         if args.freeze_backbone:
             if isinstance(model, BNDLDecisionLayer):
                 raise ValueError(
@@ -93,7 +95,9 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
                     "model.config.num_training_images."
                 ) from error
         self.prepare_decision_layer(resumes=resume_from_checkpoint not in (None, False))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        warn_if_not_pruned(self.decision_layer)
+        return output
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
@@ -119,9 +123,11 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         """As `Trainer.create_optimizer`, with the decision layer at its own learning rate and pruned after steps."""
         is_users = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        if self.decision_layer.raw_loadings.requires_grad:
-            prune = LoadingPruner(self.decision_layer, self.args.pruning_start, self.args.pruning_end).after_step
-            optimizer.register_step_post_hook(lambda *_: prune(self.state.global_step, self.state.max_steps))
+        steps = getattr(optimizer, "optimizer", optimizer)  # inside accelerate's wrapper, from a second train() on
+        if self.decision_layer.raw_loadings.requires_grad and self._pruned_after is not steps:
+            pruner = LoadingPruner(self.decision_layer, self.args.pruning_start, self.args.pruning_end)
+            steps.register_step_post_hook(lambda *_: pruner.after_step(self.state.global_step, self.state.max_steps))
+            self._pruned_after = steps
         rate = self.args.decision_layer_learning_rate
         if rate is not None and not is_users:
             ours = {id(p) for p in self.decision_layer.parameters()}
@@ -188,7 +194,7 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
             if "features" in inputs:
                 features = inputs["features"]
             else:
-                features = self.accelerator.unwrap_model(model).extract_features(inputs["pixel_values"]).logits
+                features = self.accelerator.unwrap_model(model).extract_features(**backbone_inputs(inputs)).logits
             output = layer(features, labels)
             if prediction_loss_only:
                 return output.loss, None, None

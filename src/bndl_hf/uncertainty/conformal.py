@@ -82,7 +82,7 @@ def fit_conformal(
     if method != "raps":
         penalty, free_ranks = 0.0, 0
     num_images, num_classes = probs.shape
-    mass = edge_mass(num_images, randomized, generator).to(probs.device)
+    mass = edge_mass(num_images, randomized, generator)
     scores = set_scores(probs, method, penalty, free_ranks, mass)
     of_truth = scores.gather(1, truth.to(scores.device)[:, None]).squeeze(1)  # [N]
     if class_conditional:
