@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainingArguments
-from bndl_hf.baselines import HEADS, FeatureTask, train_and_judge
+from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_and_judge
 from bndl_hf.command_line import run
 from bndl_hf.training import DataArguments, load_image_dataset
 from bndl_hf.training.data import collate
@@ -49,14 +49,12 @@ def compare_heads(arguments: argparse.Namespace) -> dict[str, Any]:
         "judged_on": "choosing rows" if arguments.choose else "reporting rows",
         "config": arguments.config,
         "training": arguments.training,
+        "defaults": current_defaults(),
     }
     done = read_finished(arguments.output, settings)
-    results = []
-    for head, seed in tqdm(
-        [(head, seed) for head in arguments.heads for seed in arguments.seeds],
-        desc="Heads x seeds",
-        disable=arguments.quiet,
-    ):
+    wanted = [(head, seed) for head in arguments.heads for seed in arguments.seeds]
+    results = [one for one in done if (one["head"], one["seed"]) not in wanted]
+    for head, seed in tqdm(wanted, desc="Heads x seeds", disable=arguments.quiet):
         finished = [one for one in done if (one["head"], one["seed"]) == (head, seed)]
         figures = finished[0] if finished else {"head": head, "seed": seed}
         if not finished:

@@ -15,7 +15,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from bndl_hf.baselines import FeatureTask, train_and_judge
+from bndl_hf import BNDLConfig
+from bndl_hf.baselines import FeatureTask, current_defaults, train_and_judge
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.training.results import describe_environment, read_finished, write_json
 
@@ -24,7 +25,7 @@ COLUMNS = ("accuracy", "nll", "ece", "aurc", "nonzero_loadings")
 
 def variants(D: int) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Name -> (fields of the configuration, training arguments), for features of width D."""
-    K = max(D, min(2 * D, 512))
+    K = BNDLConfig(feature_dim=D, num_labels=2).num_factors
     config: dict[str, dict[str, Any]] = {
         "default": {},
         "nothing pruned": {"loading_density": 1.0},
@@ -81,6 +82,7 @@ def compare(arguments: Arguments) -> list[dict[str, Any]]:
         "features": Path(arguments.features).name,
         "hold_out": arguments.hold_out,
         "num_choosing_images": len(task.choosing[1]),
+        "defaults": current_defaults(),
     }
     runs = read_finished(arguments.output, settings)
     done = {(one["variant"], one["seed"]) for one in runs}

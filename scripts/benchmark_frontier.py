@@ -16,7 +16,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from bndl_hf.baselines import FeatureTask, elastic_net_path, judge_head, train_and_judge
+from bndl_hf.baselines import FeatureTask, current_defaults, elastic_net_path, judge_head, train_and_judge
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.plots import save_figure, sparsity_frontier_plot
 from bndl_hf.training.results import describe_environment, read_finished, write_json
@@ -52,6 +52,7 @@ def compare(arguments: Arguments) -> list[dict[str, Any]]:
         "epochs": arguments.epochs,
         "num_training_images": len(task.train[1]),
         "num_reported_images": len(task.reporting[1]),
+        "defaults": current_defaults(),
     }
     done = read_finished(arguments.output, settings)
     runs = [one for one in done if one["head"] == "elastic net"]
@@ -64,8 +65,9 @@ def compare(arguments: Arguments) -> list[dict[str, Any]]:
             runs.append({"head": "elastic net", "strength": strength, **judge_head(layer, task)})
         keep()  # a path is a whole: each point starts from the one before
     training: dict[str, Any] = {} if arguments.epochs is None else {"num_train_epochs": arguments.epochs}
-    wanted = [(density, seed) for density in arguments.densities for seed in arguments.seeds]
-    for density, seed in tqdm(wanted, desc="Densities x seeds"):
+    pairs = [(density, seed) for density in arguments.densities for seed in arguments.seeds]
+    runs += [one for one in done if one["head"] == "bndl" and (one["loading_density"], one["seed"]) not in pairs]
+    for density, seed in tqdm(pairs, desc="Densities x seeds"):
         finished = [one for one in done if (one.get("loading_density"), one.get("seed")) == (density, seed)]
         figures = finished[0] if finished else {"head": "bndl", "loading_density": density, "seed": seed}
         if not finished:

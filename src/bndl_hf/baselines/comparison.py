@@ -22,6 +22,7 @@ from transformers import set_seed
 from bndl_hf.baselines.heads import HEADS, make_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.predictive import BNDLPrediction
+from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATION, PRESETS
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.features import HEAD_DEFAULTS
 from bndl_hf.uncertainty import (
@@ -102,6 +103,8 @@ class FeatureTask:
     def split(cls, tensors: dict[str, Tensor], hold_out: int = 0, report_from: int | None = None) -> FeatureTask:
         """The task of tensors named as in a features file; see `read`."""
         train, test = ((tensors[f"{part}.features"], tensors[f"{part}.labels"]) for part in ("train", "test"))
+        if hold_out and report_from is not None:
+            raise ValueError(f"hold_out={hold_out} reports all of test, so report_from={report_from} has no place.")
         if hold_out:
             order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))
             train, choosing, reporting = _rows(train, order[hold_out:]), _rows(train, order[:hold_out]), test
@@ -203,6 +206,12 @@ def dead_loadings(layer: BNDLDecisionLayer, features: Tensor, labels: Tensor) ->
     layer.train()
     (gradient,) = torch.autograd.grad(layer(features, labels).nll, layer.raw_loadings)
     return (gradient == 0).float().mean().item()
+
+
+def current_defaults() -> dict[str, Any]:
+    """What a result of the default head depends on beside its command: finished runs of other defaults are not kept."""
+    budgets = {"kl_local_budget": KL_LOCAL_BUDGET, "kl_local_budget_per_separation": KL_LOCAL_BUDGET_PER_SEPARATION}
+    return {**PRESETS["default"], **HEAD_DEFAULTS, **budgets}
 
 
 def _rows(part: Rows, index: Tensor) -> Rows:

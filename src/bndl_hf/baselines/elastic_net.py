@@ -15,7 +15,7 @@ from torch import Tensor
 from bndl_hf.baselines.heads import HEADS, DenseDecisionLayer
 from bndl_hf.model.configuration_bndl import BNDLConfig
 
-# From nothing but the bias to a fifth of the weights on CIFAR-10 features; glm_saga's path has the same shape.
+# From nothing but the bias to half of the weights on CIFAR-10 features.
 STRENGTHS = (0.3, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001, 0.0005, 0.0003, 0.0001, 0.00003, 0.00001)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# One row per field a preset decides. "default" is ours: chosen by measurement (docs/benchmarks.md). "released" is the
+# One row per field a preset decides. "default" is ours: chosen by measurement (docs/defaults.md). "released" is the
 # head of the authors' ViT script, "released_resnet" that of their ResNet script (App. A.1 and the released code).
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {

@@ -22,7 +22,10 @@ class BNDLTrainingArguments(TrainingArguments):
         },
     )
     kl_local_weight: float | None = field(
-        default=None, metadata={"help": "Weight of the scores' KL (Eq. 12 has 1); default: the model configuration's."}
+        default=None,
+        metadata={
+            "help": "Weight of the scores' KL (Eq. 12 has 1); default: the model configuration's, or set from the data."
+        },
     )
     kl_global_weight: float | None = field(
         default=None,

@@ -127,7 +127,7 @@ def fit_decision_layer(
     return layer.cpu().eval()
 
 
-# Chosen on the choosing rows of two sets of features (docs/benchmarks.md).
+# Chosen on the choosing rows of two sets of features (docs/defaults.md).
 HEAD_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 12,
     "per_device_train_batch_size": 256,
