@@ -126,6 +126,19 @@ def test_sampled_pavpu_is_that_of_the_draws_with_its_settings(tmp_path: Path) ->
         assert results[f"pavpu_{S}_draws"] == counts.pavpu
 
 
+def test_sampled_p_values_follow_the_variance_scale_as_those_of_predict_do(tmp_path: Path) -> None:
+    model, images = runs.classifier(), runs.images(4)
+    pixel_values = collate([images[row] for row in range(4)])["pixel_values"]
+    found = {}
+    for scale in (1.0, 0.01):
+        model.set_temperature(1.0, scale)
+        found[scale] = predict(model, tmp_path / str(scale), images).p_value_sampled[5]
+        generator = torch.Generator().manual_seed(0)
+        draws = model.predict(pixel_values, method="monte_carlo", num_samples=5, generator=generator)
+        torch.testing.assert_close(found[scale].float(), draws.p_value.float(), rtol=1e-4, atol=1e-6)
+    assert (found[0.01] < found[1.0]).all()  # a tenth of the spread
+
+
 def test_a_second_pass_reads_what_the_first_wrote(tmp_path: Path) -> None:
     first, second = runs.classifier(), runs.classifier()
     passes = count_passes(first), count_passes(second)
