@@ -13,16 +13,14 @@ from statistics import mean
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, set_seed
+from transformers import HfArgumentParser
 
-from bndl_hf.baselines import HEADS, make_head
+from bndl_hf.baselines import HEADS, FeatureTask, train_head
 from bndl_hf.command_line import run
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.results import describe_environment, write_json
 from bndl_hf.uncertainty import (
     fit_abstention,
@@ -60,28 +58,28 @@ class Arguments:
     output: str = field(default="outputs/bench/decisions.json", metadata={"help": "JSON file to write."})
 
 
-def judge_head(head: str, seed: int, data: dict[str, Tensor], arguments: Arguments) -> dict[str, Any]:
+def judge_decisions(head: str, seed: int, task: FeatureTask, arguments: Arguments) -> dict[str, Any]:
     """Train one head, fit everything on the first rows, judge it on the others."""
-    set_seed(seed)
-    labels = data["train.labels"]
-    layer, recipe = make_head(head, data["train.features"].shape[1], int(labels.max()) + 1)
-    if arguments.num_train_epochs is not None:
-        recipe["num_train_epochs"] = arguments.num_train_epochs
-    layer = fit_decision_layer(
-        data["train.features"], labels, layer.config, layer=layer, seed=seed, disable_tqdm=True, **recipe
+    training: dict[str, Any] = (
+        {} if arguments.num_train_epochs is None else {"num_train_epochs": arguments.num_train_epochs}
     )
-    fit, new = slice(0, arguments.report_from), slice(arguments.report_from, None)
-    features, truth = data["test.features"], data["test.labels"]
+    layer = train_head(head, task, seed, disable_tqdm=True, **training)
+    (held_out_features, held_out_labels), (features, truth) = task.choosing, task.reporting
 
     def figures(layer: BNDLDecisionLayer) -> dict[str, float]:
-        prediction = layer.predict(features[new])
-        found = summarize(prediction.probs, truth[new], prediction.p_value)
+        prediction = layer.predict(features)
+        found = summarize(prediction.probs, truth, prediction.p_value)
         return {name: found[name] for name in FIGURES}
 
     results: dict[str, Any] = {"head": head, "seed": seed, "recalibration": {"none": figures(layer)}}
     for name, variance_scale in RECALIBRATIONS.items():
         fitted = fit_temperature(
-            layer, truth[fit], data=features[fit], variance_scale=variance_scale, batch_size=4096, progress=False
+            layer,
+            held_out_labels,
+            data=held_out_features,
+            variance_scale=variance_scale,
+            batch_size=4096,
+            progress=False,
         )
         layer.set_temperature(fitted)
         results["recalibration"][name] = {
@@ -91,14 +89,14 @@ def judge_head(head: str, seed: int, data: dict[str, Tensor], arguments: Argumen
         }
     chosen = results["recalibration"]["T"]
     layer.set_temperature(chosen["temperature"], chosen["variance_scale"])
-    held_out, judged = layer.predict(features[fit]), layer.predict(features[new])
+    held_out, judged = layer.predict(held_out_features), layer.predict(features)
     results["sets"] = [
-        judge_sets(held_out, truth[fit], judged, truth[new], method, coverage)
+        judge_sets(held_out, held_out_labels, judged, truth, method, coverage)
         for method in ("lac", "aps", "raps")
         for coverage in arguments.coverages
     ]
     results["abstention"] = {
-        name: judge_abstention(held_out, truth[fit], judged, truth[new], arguments.risk, delta)
+        name: judge_abstention(held_out, held_out_labels, judged, truth, arguments.risk, delta)
         for name, delta in {"guaranteed": arguments.delta, "empirical": None}.items()
     }
     return results
@@ -157,17 +155,11 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line, run, write and print."""
     parser = HfArgumentParser(Arguments, description=__doc__.splitlines()[0] if __doc__ else None)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
-    data = {
-        name: value.float() if "features" in name else value for name, value in load_file(arguments.features).items()
-    }
-    if len(data["test.labels"]) <= arguments.report_from:
-        raise ValueError(
-            f"report_from={arguments.report_from} leaves none of {len(data['test.labels'])} test rows to report."
-        )
+    task = FeatureTask.read(arguments.features, report_from=arguments.report_from)
     torch.set_num_threads(1)  # one core computes the same bits everywhere
     runs = []
     for head, seed in tqdm([(h, s) for h in arguments.heads for s in arguments.seeds], desc="Heads x seeds"):
-        runs.append(judge_head(head, seed, data, arguments))
+        runs.append(judge_decisions(head, seed, task, arguments))
         settings = {**vars(arguments), "features": Path(arguments.features).name, "output": Path(arguments.output).name}
         write_json(arguments.output, {"arguments": settings, "runs": runs, "environment": describe_environment()})
     print(table(runs))

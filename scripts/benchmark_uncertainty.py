@@ -23,16 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import set_seed
 
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines import HEADS, make_head
+from bndl_hf.baselines import HEADS, FeatureTask, train_head
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.results import describe_environment, write_json
 from bndl_hf.uncertainty import (
     PAvPUCounts,
@@ -52,36 +49,22 @@ from bndl_hf.uncertainty import (
 
 def pavpu_table(arguments: argparse.Namespace) -> dict[str, Any]:
     """PAvPU of every head and seed at every setting, and the means over seeds."""
-    data = read_features(arguments.features)
-    report_from = len(data["test.labels"]) // 2  # earlier rows were for choosing
-    features, labels = data["test.features"][report_from:], data["test.labels"][report_from:]
+    task = FeatureTask.read(arguments.features)
+    (features, labels), report_from = task.reporting, len(task.choosing[1])
     rows: list[dict[str, Any]] = []
     runs = [(head, seed) for head in arguments.heads for seed in arguments.seeds]
     for head, seed in tqdm(runs, desc="Heads x seeds", disable=arguments.quiet):
-        layer = train(head, seed, data, arguments)
+        layer = train_head(head, task, seed, disable_tqdm=arguments.quiet, **arguments.training)
         rows += [{"head": head, "seed": seed, **row} for row in judge(layer, features, labels, seed, arguments.samples)]
     return {
         "command": command(arguments),
         "features": Path(arguments.features).name,
-        "reported_rows": [report_from, len(data["test.labels"])],
+        "reported_rows": [report_from, report_from + len(labels)],
         "threshold": 0.05,
         "environment": describe_environment(),
         "summary": means(rows),
         "runs": rows,
     }
-
-
-def train(head: str, seed: int, data: dict[str, Tensor], arguments: argparse.Namespace) -> BNDLDecisionLayer:
-    """A head trained by its own recipe."""
-    set_seed(seed)
-    num_labels = int(data["train.labels"].max()) + 1
-    layer, recipe = make_head(head, data["train.features"].shape[1], num_labels)
-    recipe["disable_tqdm"] = arguments.quiet
-    if arguments.epochs is not None:
-        recipe["num_train_epochs"] = arguments.epochs
-    return fit_decision_layer(
-        data["train.features"], data["train.labels"], layer.config, layer=layer, seed=seed, **recipe
-    )
 
 
 def judge(
@@ -157,37 +140,20 @@ def table(summary: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def read_features(path: str) -> dict[str, Tensor]:
-    """Training and test tensors of a features file, in float32."""
-    needed = ("train.features", "train.labels", "test.features", "test.labels")
-    data = load_file(path)
-    if missing := [name for name in needed if name not in data]:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}; make it with: python scripts/benchmark.py features --help"
-        )
-    return {name: data[name].long() if name.endswith("labels") else data[name].float() for name in needed}
-
-
 # ---- out-of-distribution scores ----
 
 
 def ood_table(arguments: argparse.Namespace) -> dict[str, Any]:
     """AUROC, FPR95 and AUPR of every score, head, seed and out-of-distribution set."""
-    data = read_features(arguments.features)
-    middle = len(data["test.labels"]) // 2
-    rows = slice(0, middle) if arguments.choose else slice(middle, None)
-    outsiders = {
-        name.removesuffix(".features"): tensor.float()
-        for name, tensor in load_file(arguments.features).items()
-        if name.endswith(".features") and name not in ("train.features", "test.features")
-    }
+    task = FeatureTask.read(arguments.features)
+    (features, _), first = (task.choosing, 0) if arguments.choose else (task.reporting, len(task.choosing[1]))
     runs = []
     pairs = [(head, seed) for head in arguments.heads for seed in arguments.seeds]
     for head, seed in tqdm(pairs, desc="Heads x seeds", disable=arguments.quiet):
-        layer = train(head, seed, data, arguments)
-        inside = ood_scores(layer.predict(data["test.features"][rows]))
-        for name, features in outsiders.items():
-            for score, values in ood_scores(layer.predict(features)).items():
+        layer = train_head(head, task, seed, disable_tqdm=arguments.quiet, **arguments.training)
+        inside = ood_scores(layer.predict(features))
+        for name, outside in task.outside.items():
+            for score, values in ood_scores(layer.predict(outside)).items():
                 figures = {
                     metric.__name__: metric(inside[score], values) for metric in (ood_auroc, ood_fpr95, ood_aupr)
                 }
@@ -195,7 +161,7 @@ def ood_table(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": command(arguments),
         "features": Path(arguments.features).name,
-        "reported_rows": [rows.start, len(data["test.labels"]) if rows.stop is None else rows.stop],
+        "reported_rows": [first, first + len(features)],
         "environment": describe_environment(),
         "summary": ood_means(runs),
         "runs": runs,
@@ -311,6 +277,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         subparser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args(argv)
     arguments.argv = argv
+    if getattr(arguments, "epochs", None) is None:
+        arguments.training = {}
+    else:
+        arguments.training = {"num_train_epochs": arguments.epochs}
     return arguments
 
 

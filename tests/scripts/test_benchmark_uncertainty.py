@@ -62,5 +62,5 @@ def test_a_stream_is_judged_whatever_the_batches(tmp_path: Path) -> None:
 
 def test_missing_tensors_are_named(tmp_path: Path) -> None:
     save_file({"train.features": torch.zeros(2, 2)}, tmp_path / "f.safetensors")
-    with pytest.raises(ValueError, match=r"lacks train.labels, test.features, test.labels; make it with"):
+    with pytest.raises(ValueError, match=r"lacks train.labels, test.features, test.labels; it holds train.features"):
         benchmark.main(["pavpu", "--features", str(tmp_path / "f.safetensors"), "--output", str(tmp_path / "o.json")])

@@ -107,14 +107,16 @@ class FeatureTask:
             raise ValueError(f"hold_out={hold_out} reports all of test, so report_from={report_from} has no place.")
         if hold_out:
             order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))
+            taken = f"hold_out={hold_out} leaves none of {len(train[1])} training rows"
             train, choosing, reporting = _rows(train, order[hold_out:]), _rows(train, order[:hold_out]), test
         else:
             first = len(test[1]) // 2 if report_from is None else report_from
+            taken = f"report_from={first} leaves none of {len(test[1])} test rows"
             rows = torch.arange(len(test[1]))
             choosing, reporting = _rows(test, rows[:first]), _rows(test, rows[first:])
         parts = {"training": train, "choosing": choosing, "reporting": reporting}
         if empty := [name for name, (_, labels) in parts.items() if not len(labels)]:
-            raise ValueError(f"No rows are left for {' and '.join(empty)}; change hold_out or report_from.")
+            raise ValueError(f"{taken}. No rows are left for {' and '.join(empty)}; change hold_out or report_from.")
         names = [name.removesuffix(".features") for name in sorted(tensors) if name.endswith(".features")]
         outside = {name: tensors[f"{name}.features"] for name in names if name not in ("train", "test")}
         return cls(train, choosing, reporting, outside)
