@@ -22,7 +22,7 @@ from transformers import set_seed
 from bndl_hf.baselines.heads import HEADS, make_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATION, PRESETS
+from bndl_hf.model.presets import KL_LOCAL_BUDGET, PRESETS
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.features import HEAD_DEFAULTS
 from bndl_hf.uncertainty import (
@@ -212,8 +212,7 @@ def dead_loadings(layer: BNDLDecisionLayer, features: Tensor, labels: Tensor) ->
 
 def current_defaults() -> dict[str, Any]:
     """What a result of the default head depends on beside its command: finished runs of other defaults are not kept."""
-    budgets = {"kl_local_budget": KL_LOCAL_BUDGET, "kl_local_budget_per_separation": KL_LOCAL_BUDGET_PER_SEPARATION}
-    return {**PRESETS["default"], **HEAD_DEFAULTS, **budgets}
+    return {**PRESETS["default"], **HEAD_DEFAULTS, "kl_local_budget": KL_LOCAL_BUDGET}
 
 
 def _rows(part: Rows, index: Tensor) -> Rows:

@@ -19,6 +19,7 @@ from .configuration_bndl import BNDLConfig
 from .decisions import Decisions, decide
 from .elbo import BNDLImageClassifierOutput, negative_elbo
 from .evidence import Evidence, explain_logit
+from .loading_moments import LoadingsMemo
 from .predictive import BNDLPrediction, exact_log_probs, predict_by_sampling, predict_exactly
 from .weibull import WeibullPosterior
 
@@ -30,6 +31,19 @@ _INITIAL_RAW_CONCENTRATION = 4.69
 # Departure: the released code has no floor. At k = 0.05 the relative variance is 1e11, and the variance of a logit
 # holds the square of it; below, that leaves float32, and at k = 0 (softplus underflows) so does the gradient.
 _LOWEST_CONCENTRATION = 0.05
+
+
+class PerFactorAffine(nn.Module):
+    """w_k x_k + b_k for inputs [B, K]: a diagonal Linear, 2 K weights instead of K^2 + K."""
+
+    def __init__(self, num_factors: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_factors))
+        self.bias = nn.Parameter(torch.empty(num_factors))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, K] -> [B, K]."""
+        return x * self.weight + self.bias
 
 
 class BNDLDecisionLayer(Decisions, nn.Module):
@@ -49,6 +63,7 @@ class BNDLDecisionLayer(Decisions, nn.Module):
 
     feature_scale: Tensor
     projection: nn.Module
+    score_concentration: nn.Module
     loading_concentration: nn.Linear | nn.Parameter
 
     def __init__(self, config: BNDLConfig) -> None:
@@ -65,12 +80,16 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             self.projection = nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, K))
         else:
             self.projection = nn.Identity()
-        score_inputs = D if config.score_concentration_input == "features" else K
-        self.score_concentration = nn.Linear(score_inputs, 1 if config.score_concentration == "per_image" else K)
+        if config.score_concentration_input == "pre_activation":
+            self.score_concentration = PerFactorAffine(K)
+        else:
+            inputs = D if config.score_concentration_input == "features" else K
+            self.score_concentration = nn.Linear(inputs, 1 if config.score_concentration == "per_image" else K)
         self.raw_loadings = nn.Parameter(torch.empty(K, C))
         per_factor = config.loading_concentration == "per_factor"
         self.loading_concentration = nn.Linear(C, 1) if per_factor else nn.Parameter(torch.empty(K, C))
         self.raw_bias = None if config.bias == "none" else nn.Parameter(torch.empty(C))
+        self._loadings_memo = LoadingsMemo()
         self.float()  # whatever the default dtype
         self.reset_parameters()
 
@@ -82,6 +101,9 @@ class BNDLDecisionLayer(Decisions, nn.Module):
                 bound = 1 / math.sqrt(module.in_features)
                 init.uniform_(module.weight, -bound, bound)
                 init.uniform_(module.bias, -bound, bound)
+            elif isinstance(module, PerFactorAffine):
+                init.zeros_(module.weight)
+                init.zeros_(module.bias)
         init.ones_(self.feature_scale)
         bound = 1 / math.sqrt(self.raw_loadings.shape[0])
         if self.config.loading_init == "linear":
@@ -95,9 +117,9 @@ class BNDLDecisionLayer(Decisions, nn.Module):
         if self.raw_bias is not None:
             init.zeros_(self.raw_bias)
         for raw in (self.score_concentration, self.loading_concentration):  # the same k whatever the input
-            if isinstance(raw, nn.Linear):
+            if not isinstance(raw, nn.Parameter):
                 init.zeros_(raw.weight)
-            init.constant_(raw.bias if isinstance(raw, nn.Linear) else raw, _INITIAL_RAW_CONCENTRATION)
+            init.constant_(raw if isinstance(raw, nn.Parameter) else raw.bias, _INITIAL_RAW_CONCENTRATION)
         if isinstance(self.projection, nn.Linear):
             K, D = self.projection.weight.shape
             identity = torch.eye(D, device=self.raw_loadings.device).repeat(-(-K // D), 1)[:K]
@@ -118,8 +140,9 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
         """q(theta | h) of Eqs. 8-9: means [B, K], concentrations [B, 1] or [B, K]."""
         features = features.float() * self.feature_scale
-        mean = F.relu(self.projection(features) - self.config.score_threshold)  # [B, D] -> [B, K]
-        source = features if self.config.score_concentration_input == "features" else mean
+        z = self.projection(features) - self.config.score_threshold  # [B, D] -> [B, K]
+        mean = F.relu(z)
+        source = {"features": features, "score_mean": mean, "pre_activation": z}[self.config.score_concentration_input]
         return WeibullPosterior(mean, self._concentration(self.score_concentration(source)))
 
     def loading_posterior(self) -> WeibullPosterior:
@@ -128,6 +151,13 @@ class BNDLDecisionLayer(Decisions, nn.Module):
         raw = self.loading_concentration
         raw = raw if isinstance(raw, nn.Parameter) else raw(mean)  # [K, C] -> [K, 1]
         return WeibullPosterior(mean, self._concentration(raw))
+
+    def _remembered_loadings(self) -> WeibullPosterior:
+        """`loading_posterior`, with the moments of the last prediction where no parameter has changed since."""
+        raw, config = self.loading_concentration, self.config
+        parameters = [self.raw_loadings, *([raw] if isinstance(raw, nn.Parameter) else raw.parameters())]
+        constants = (config.loading_threshold, config.min_concentration, config.max_concentration)
+        return self._loadings_memo.get(self.loading_posterior, parameters, constants)
 
     def _concentration(self, raw: Tensor) -> Tensor:
         """k = softplus(raw) + floor, below the ceiling; a NaN stays a NaN, so that it is seen."""
@@ -217,11 +247,13 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             raise ValueError(f"num_samples={num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
         with torch.autocast(device_type=features.device.type, enabled=False):
             self.check_inputs(features, None)
-            posteriors = self.score_posterior(features), self.loading_posterior(), self.bias
+            scores, bias = self.score_posterior(features), self.bias
             threshold, recalibration = self.config.certainty_threshold, self._recalibration
             if method == "exact":
-                prediction = predict_exactly(*posteriors, num_samples, threshold, *recalibration)
+                loadings = self._remembered_loadings()
+                prediction = predict_exactly(scores, loadings, bias, num_samples, threshold, *recalibration)
             else:
+                posteriors = scores, self.loading_posterior(), bias
                 prediction = predict_by_sampling(*posteriors, num_samples, threshold, generator, *recalibration)
             return decide(prediction, self.config, abstain_below)
 
