@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import SPARSITY_THRESHOLD, BNDLDecisionLayer
+from bndl_hf.model.loading_moments import LoadingsMemo
 from bndl_hf.model.weibull import WeibullPosterior
 
 
@@ -29,6 +30,7 @@ class DenseDecisionLayer(BNDLDecisionLayer):
         linear = nn.Linear(config.feature_dim, config.num_labels)
         self.raw_loadings = nn.Parameter(linear.weight.detach().T.clone())  # [D, C]
         self.raw_bias = nn.Parameter(linear.bias.detach().clone())
+        self._loadings_memo = LoadingsMemo()
 
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
         """A point mass on the features [B, D], whatever their sign."""

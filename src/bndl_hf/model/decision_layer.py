@@ -154,8 +154,8 @@ class BNDLDecisionLayer(Decisions, nn.Module):
 
     def _remembered_loadings(self) -> WeibullPosterior:
         """`loading_posterior`, with the moments of the last prediction where no parameter has changed since."""
-        raw, config = self.loading_concentration, self.config
-        parameters = [self.raw_loadings, *([raw] if isinstance(raw, nn.Parameter) else raw.parameters())]
+        config = self.config
+        parameters = [p for name, p in self.named_parameters() if name.startswith(("raw_loadings", "loading_"))]
         constants = (config.loading_threshold, config.min_concentration, config.max_concentration)
         return self._loadings_memo.get(self.loading_posterior, parameters, constants)
 

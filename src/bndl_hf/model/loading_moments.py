@@ -38,7 +38,7 @@ class LoadingMoments:
     def _made_of(cls, loadings: WeibullPosterior) -> LoadingMoments:
         if _may_be_sparse(loadings.mean):
             transposed = loadings.mean.T.contiguous()  # [C, K], in whose order CSR has its entries
-            is_nonzero = transposed > 0
+            is_nonzero = transposed != 0
             if int(is_nonzero.sum()) < _SPARSE_BELOW * is_nonzero.numel():
                 return cls._in_rows(transposed, is_nonzero, loadings.concentration)
         return cls(loadings.mean, loadings.variance, loadings.mean.square() + loadings.variance)
