@@ -7,7 +7,7 @@ with the others alone, and takes log Gamma of the others alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,13 +45,12 @@ class LoadingMoments:
 
     @classmethod
     def _in_rows(cls, transposed: Tensor, is_nonzero: Tensor, concentration: Tensor) -> LoadingMoments:
-        K = transposed.shape[1]
+        C, K = transposed.shape
         entries = is_nonzero.view(-1).nonzero().squeeze(-1)
         columns = entries.remainder(K)
         starts = F.pad(is_nonzero.sum(dim=1).cumsum(0), (1, 0))
         mean = transposed.view(-1)[entries]
-        k = concentration.T.contiguous().view(-1)[columns if concentration.shape[1] == 1 else entries]
-        variance = mean.square() * relative_variance(k)
+        variance = mean.square() * relative_variance(concentration.expand(K, C).T.reshape(-1)[entries])
 
         def in_rows(values: Tensor) -> Tensor:
             return torch.sparse_csr_tensor(starts, columns, values, transposed.shape, check_invariants=False)
@@ -85,7 +84,7 @@ class LoadingsMemo:
         return LoadingsMemo, ()
 
     def get(
-        self, make: Callable[[], WeibullPosterior], parameters: list[Tensor], constants: tuple[float, ...]
+        self, make: Callable[[], WeibullPosterior], parameters: Sequence[Tensor], constants: tuple[float, ...]
     ) -> WeibullPosterior:
         """What `make` makes of these parameters and constants, made anew only where one of them has changed."""
         if self._known is not None and _may_be_sparse(parameters[0]):
