@@ -136,7 +136,8 @@ def train_head(
     """
     set_seed(seed)
     layer, recipe = make_head(name, task.train[0].shape[1], task.num_labels, **(config or {}))
-    return fit_decision_layer(*task.train, layer.config, layer=layer, seed=seed, **{**recipe, **training})
+    recipe = {**recipe, **training, "callbacks": HEADS[name].callbacks}
+    return fit_decision_layer(*task.train, layer.config, layer=layer, seed=seed, **recipe)
 
 
 def judge_head(
