@@ -226,11 +226,18 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             return decide(prediction, self.config, abstain_below)
 
     @torch.no_grad()
-    def explain(self, features: Tensor, target: Tensor | int | None = None, top_k: int = 5) -> Evidence:
+    def explain(
+        self,
+        features: Tensor,
+        target: Tensor | int | None = None,
+        top_k: int = 5,
+        against: Tensor | int | str | None = None,
+    ) -> Evidence:
         """The parts of a logit for features [B, D]; see `BNDLForImageClassification.explain`."""
         with torch.autocast(device_type=features.device.type, enabled=False):
             self.check_inputs(features, None)
-            return explain_logit(self.score_posterior(features), self.loading_posterior(), self.bias, target, top_k)
+            posteriors = self.score_posterior(features), self.loading_posterior(), self.bias
+            return explain_logit(*posteriors, target, top_k, against)
 
     # ---- set-up and checks ----
 
