@@ -30,6 +30,9 @@ _INITIAL_RAW_CONCENTRATION = 4.69
 # Departure: the released code has no floor. At k = 0.05 the relative variance is 1e11, and the variance of a logit
 # holds the square of it; below, that leaves float32, and at k = 0 (softplus underflows) so does the gradient.
 _LOWEST_CONCENTRATION = 0.05
+# A pruned raw loading is put this far below the threshold. There it gets no gradient, and what momentum an optimizer
+# still has moves it by some ten learning rates, so it stays pruned and nothing about it has to be remembered.
+_OUT_OF_REACH = 1.0
 
 
 class BNDLDecisionLayer(Decisions, nn.Module):
@@ -48,6 +51,7 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     """
 
     feature_scale: Tensor
+    selection: Tensor | None
     projection: nn.Module
     loading_concentration: nn.Linear | nn.Parameter
 
@@ -57,15 +61,17 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             raise ValueError("feature_dim is missing from the configuration; set it to the width of the features.")
         self.config = config
         D, K, C = config.feature_dim, config.num_factors, config.num_labels
-        H = config.projection_dim or K  # hidden width of a projection of two layers
+        P = config.num_projected or K  # values z = g(h) has, of which K are factors
+        H = config.projection_dim or P  # hidden width of a projection of two layers
         self.register_buffer("feature_scale", torch.ones(D))
+        self.register_buffer("selection", torch.arange(K) if config.num_projected else None)
         if config.projection == "linear":
-            self.projection = nn.Linear(D, K)
+            self.projection = nn.Linear(D, P)
         elif config.projection == "two_layer":
-            self.projection = nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, K))
+            self.projection = nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, P))
         else:
             self.projection = nn.Identity()
-        score_inputs = D if config.score_concentration_input == "features" else K
+        score_inputs = D if config.score_concentration_input == "features" else P
         self.score_concentration = nn.Linear(score_inputs, 1 if config.score_concentration == "per_image" else K)
         self.raw_loadings = nn.Parameter(torch.empty(K, C))
         per_factor = config.loading_concentration == "per_factor"
@@ -109,7 +115,8 @@ class BNDLDecisionLayer(Decisions, nn.Module):
 
         def in_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return moved if moved.dtype == torch.float32 else tensor.to(moved.device, torch.float32)
+            stays = moved.dtype == torch.float32 or not tensor.is_floating_point()
+            return moved if stays else tensor.to(moved.device, torch.float32)
 
         return super()._apply(in_float32, recurse)
 
@@ -118,9 +125,12 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
         """q(theta | h) of Eqs. 8-9: means [B, K], concentrations [B, 1] or [B, K]."""
         features = features.float() * self.feature_scale
-        mean = F.relu(self.projection(features) - self.config.score_threshold)  # [B, D] -> [B, K]
+        mean = F.relu(self.projection(features) - self.config.score_threshold)  # [B, D] -> [B, P]
         source = features if self.config.score_concentration_input == "features" else mean
-        return WeibullPosterior(mean, self._concentration(self.score_concentration(source)))
+        concentration = self._concentration(self.score_concentration(source))
+        # [B, P] -> [B, K]; long() because transformers, loading in another dtype, makes all of this layer float32
+        selected = mean if self.selection is None else mean[:, self.selection.long()]
+        return WeibullPosterior(selected, concentration)
 
     def loading_posterior(self) -> WeibullPosterior:
         """q(Phi) of Eqs. 10-11: means [K, C], concentrations [K, 1] or [K, C]."""
@@ -151,6 +161,20 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     def sparsity(self) -> float:
         """Share of loadings above 1e-5, a fraction in [0, 1]; the paper's 1-sparsity, Sec. 5.1.2."""
         return (self.factor_loadings > SPARSITY_THRESHOLD).float().mean().item()
+
+    @torch.no_grad()
+    def zero_loadings(self, is_zero: Tensor) -> None:
+        """Set the loadings where `is_zero` [K, C] to zero for good: training does not bring them back."""
+        self.raw_loadings.masked_fill_(is_zero, self.config.loading_threshold - _OUT_OF_REACH)
+
+    @torch.no_grad()
+    def prune_smallest(self, density: float) -> None:
+        """Keep the share `density` of the loadings, in (0, 1], the largest; every class keeps its largest whatever."""
+        means = self.factor_loadings  # [K, C]
+        is_largest = torch.zeros_like(means, dtype=torch.bool).scatter_(0, means.argmax(dim=0, keepdim=True), True)
+        ranked = torch.where(is_largest, torch.inf, means).flatten()
+        kept = ranked.topk(max(round(density * means.numel()), means.shape[1])).indices
+        self.zero_loadings((ranked > 0).index_fill_(0, kept, False).view_as(means))
 
     # ---- training ----
 
