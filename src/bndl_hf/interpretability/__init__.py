@@ -1,12 +1,23 @@
 """Looking inside: which factors a decision layer has, what each of them means, and how far that can be trusted."""
 
+from bndl_hf.interpretability.identifiability import (
+    IdentifiabilityCheck,
+    IdentifiabilityReport,
+    identifiability_report,
+)
 from bndl_hf.interpretability.pruning import prune
+from bndl_hf.interpretability.sepin import SepinResult, sepin_at_k
 from bndl_hf.interpretability.sparsity import SparsityReport, SparsitySweep, sparsity_report, sparsity_sweep
 
 __all__ = [
+    "IdentifiabilityCheck",
+    "IdentifiabilityReport",
+    "SepinResult",
     "SparsityReport",
     "SparsitySweep",
+    "identifiability_report",
     "prune",
+    "sepin_at_k",
     "sparsity_report",
     "sparsity_sweep",
 ]
