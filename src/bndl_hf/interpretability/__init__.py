@@ -6,15 +6,19 @@ from bndl_hf.interpretability.identifiability import (
     identifiability_report,
 )
 from bndl_hf.interpretability.pruning import prune
+from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck, factor_purity
 from bndl_hf.interpretability.sepin import SepinResult, sepin_at_k
 from bndl_hf.interpretability.sparsity import SparsityReport, SparsitySweep, sparsity_report, sparsity_sweep
 
 __all__ = [
+    "FactorPurity",
+    "FactorPurityCheck",
     "IdentifiabilityCheck",
     "IdentifiabilityReport",
     "SepinResult",
     "SparsityReport",
     "SparsitySweep",
+    "factor_purity",
     "identifiability_report",
     "prune",
     "sepin_at_k",
