@@ -10,6 +10,7 @@ from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.baselines.heads import DenseDecisionLayer
 from bndl_hf.interpretability import prune
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.training import fit_decision_layer
 from model.tiny import tiny_model
 
 D, K, C = 12, 12, 4
@@ -144,6 +145,30 @@ def test_what_is_left_is_pulled_as_before(preset, kl_local_weight):
         gradients.append([one.raw_loadings.grad, one.raw_bias.grad])
     torch.testing.assert_close(gradients[1][0], gradients[0][0][alive], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(gradients[1][1], gradients[0][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"projection": "none"}, {"preset": "released", "loading_density": 0.4}], ids=str
+)
+def test_a_pruned_layer_is_trained_on_by_the_trainer(fields):
+    layer = prune(make_layer(**fields))
+    weight, left = layer.config.kl_local_weight, int((layer.factor_loadings > 0).sum())
+    labels = torch.arange(48) % C
+    images = features(48) * 0.3 + torch.eye(D)[labels]
+    before = layer(images, labels).nll.item()
+    trained = fit_decision_layer(
+        images,
+        labels,
+        layer.config,
+        layer=layer,
+        num_train_epochs=15,
+        decision_layer_learning_rate=0.05,
+        disable_tqdm=True,
+    )
+    assert trained.config.num_factors == len(trained.raw_loadings) < K
+    assert trained.config.kl_local_weight == weight
+    assert int((trained.factor_loadings > 0).sum()) <= left
+    assert trained.eval()(images, labels).nll < before - 0.02
 
 
 def test_zero_loadings_do_not_come_back():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bndl_hf import BNDLConfig
+from bndl_hf.baselines.heads import DenseDecisionLayer
 from bndl_hf.interpretability import sparsity_report, sparsity_sweep
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.plots import sparsity_frontier_plot
@@ -85,6 +86,7 @@ def test_a_sweep_keeps_the_largest_loadings_and_judges_what_is_left():
         (lambda layer: sweep(layer, labels=torch.tensor([0, 1, 2])), "labels run from 0 to 2; classes are 0 to 1"),
         (lambda layer: sweep(layer, labels=torch.tensor([0, 1])), "labels have shape [2]; one class for each of 3"),
         (lambda layer: sweep(layer, labels=torch.rand(3)), "labels have dtype torch.float32"),
+        (lambda layer: sweep(DenseDecisionLayer(layer.config)), "scores and loadings of factors are never negative"),
         (lambda layer: sweep(layer, densities=[]), "densities=[] must be one share of the loadings or more"),
         (lambda layer: sweep(layer, densities=[0.5, 0.0]), "densities=[0.5, 0.0] must be"),
     ],

@@ -113,6 +113,7 @@ def sparsity_sweep(model: nn.Module, features: Tensor, labels: Tensor, densities
 
     Departure: the paper trains anew for each threshold c_phi. A layer that was trained to the density at which it is
     judged does better than what this sweep makes of a denser one (`scripts/benchmark_frontier.py` has that curve).
+    Where a factor's concentration is read off its loadings ("per_factor", Eq. 10) it changes with them.
 
     Args:
         model: a BNDL model or its decision layer; it is left as it is.
@@ -121,13 +122,15 @@ def sparsity_sweep(model: nn.Module, features: Tensor, labels: Tensor, densities
         densities: shares of the loadings to keep, each in (0, 1].
 
     Raises:
-        ValueError: no decision layer; features or labels that do not fit it; no density, or one out of range.
+        ValueError: no decision layer, or one with negative weights; features or labels that do not fit it; no density,
+            or one out of range.
 
     Example:
         >>> sweep = sparsity_sweep(model, features, labels, [0.01, 0.03, 0.1])
         >>> figure = sparsity_frontier_plot({"pruned after training": vars(sweep)})
     """
     layer = decision_layer_of(model)
+    check_non_negative(layer.factor_loadings, "factor_loadings")  # a dense layer's are of either sign
     check_matrix(features, "features", "N, D", len(layer.feature_scale))
     check_labels(labels, len(features), layer.config.num_labels)
     if not len(densities) or not all(0 < density <= 1 for density in densities):

@@ -124,5 +124,6 @@ def waterfall_plot(
             color=INK,
             weight="bold" if row == k + 2 else "normal",
             fontfamily=FONT,
+            bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
         )
     return figure
