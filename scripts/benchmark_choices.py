@@ -23,6 +23,14 @@ from bndl_hf.training.results import describe_environment, read_finished, write_
 COLUMNS = ("accuracy", "nll", "ece", "aurc", "nonzero_loadings")
 
 
+# Variants that are heads of their own.
+OTHER_HEADS = {
+    "gradients through zero": "bndl_through_zero",
+    "a proximal penalty on the loadings": "bndl_lasso",
+    "a proximal penalty on the factors": "bndl_group_lasso",
+}
+
+
 def variants(D: int) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Name -> (fields of the configuration, training arguments), for features of width D."""
     K = BNDLConfig(feature_dim=D, num_labels=2).num_factors
@@ -43,7 +51,9 @@ def variants(D: int) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "prior of the loadings Gamma(0.1, 1)": {"loading_prior_concentration": 0.1},
         "scale floor of the scores 0.001": {"score_scale_floor": 1e-3},
         "scale floor of the scores 1": {"score_scale_floor": 1.0},
-        "one concentration an image": {"score_concentration": "per_image"},
+        "concentrations of the scores from the features": {"score_concentration_input": "features"},
+        "concentrations of the scores from all scores": {"score_concentration_input": "score_mean"},
+        "one concentration an image": {"score_concentration": "per_image", "score_concentration_input": "features"},
         "one concentration a factor's loadings": {"loading_concentration": "per_factor"},
         "trained on draws": {"objective": "sampled"},
         "features as they come": {"normalize_features": False},
@@ -55,7 +65,11 @@ def variants(D: int) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "twice as many epochs": {"num_train_epochs": 24},
         "learning rate 3e-3": {"decision_layer_learning_rate": 3e-3},
     }
-    return {name: (c, {}) for name, c in config.items()} | {name: ({}, t) for name, t in training.items()}
+    return (
+        {name: (c, {}) for name, c in config.items()}
+        | {name: ({}, t) for name, t in training.items()}
+        | {name: ({}, {}) for name in OTHER_HEADS}
+    )
 
 
 @dataclass
@@ -89,7 +103,8 @@ def compare(arguments: Arguments) -> list[dict[str, Any]]:
     wanted = [(name, seed) for name in names for seed in arguments.seeds if (name, seed) not in done]
     for name, seed in tqdm(wanted, desc="Variants x seeds"):
         config, training = known[name]
-        figures = train_and_judge("bndl", task, seed, config, choose=True, disable_tqdm=True, **training)
+        head = OTHER_HEADS.get(name, "bndl")
+        figures = train_and_judge(head, task, seed, config, choose=True, disable_tqdm=True, **training)
         runs.append({"variant": name, "seed": seed, "config": config, "training": training, **figures})
         write_json(arguments.output, {"settings": settings, "environment": describe_environment(), "runs": runs})
     return runs

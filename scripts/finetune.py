@@ -90,6 +90,9 @@ class ModelArguments:
         metadata={"help": "Share of the loadings left when training ends, in (0, 1]; default 0.1; 1 prunes nothing."},
     )
     score_concentration: str | None = field(default=None, metadata={"help": "Of the scores: per_image or per_factor."})
+    score_concentration_input: str | None = field(
+        default=None, metadata={"help": "What it is computed from: pre_activation, features or score_mean."}
+    )
     loading_concentration: str | None = field(
         default=None, metadata={"help": "Of the loadings: per_factor or per_entry."}
     )

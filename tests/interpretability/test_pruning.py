@@ -60,7 +60,8 @@ def assert_equal_answers(one, other):
 
 def config_fields():
     grains = itertools.product(("per_image", "per_factor"), ("features", "score_mean"), ("per_factor", "per_entry"))
-    for projection, (score, source, loading) in itertools.product(PROJECTIONS, list(grains)):
+    grains = [*grains, ("per_factor", "pre_activation", "per_factor"), ("per_factor", "pre_activation", "per_entry")]
+    for projection, (score, source, loading) in itertools.product(PROJECTIONS, grains):
         yield {
             "projection": projection,
             "score_concentration": score,

@@ -273,6 +273,22 @@ def test_score_concentration_has_the_width_and_the_input_asked_for(kind, width, 
     torch.testing.assert_close(posterior.concentration, nn.functional.softplus(raw) + 0.4)
 
 
+def test_score_concentration_of_a_factor_from_its_own_pre_activation():
+    layer = make_layer(
+        projection="linear", num_factors=7, score_threshold=0.2, score_concentration_input="pre_activation"
+    )
+    features, _ = batch()
+    with torch.no_grad():
+        for raw in (layer.score_concentration.weight, layer.score_concentration.bias):
+            raw.normal_()
+    z = features @ layer.projection.weight.T + layer.projection.bias - 0.2
+    raw = torch.stack(
+        [z[:, k] * layer.score_concentration.weight[k] + layer.score_concentration.bias[k] for k in range(7)], 1
+    )
+    expected = nn.functional.softplus(raw) + layer.config.min_concentration
+    torch.testing.assert_close(layer.score_posterior(features).concentration, expected.clamp(0.05))
+
+
 def test_feature_scale_multiplies_the_features_before_anything_else():
     layer = make_layer(score_concentration_input="features")
     features, _ = batch()

@@ -7,9 +7,6 @@ import torch
 from scipy import stats
 
 import reference
-from bndl_hf import BNDLConfig
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.model.loading_moments import LoadingMoments
 from bndl_hf.model.predictive import (
     BNDLPrediction,
     exact_log_probs,
@@ -263,23 +260,3 @@ def test_large_concentration_collapses_to_nmf(method):
     torch.testing.assert_close(prediction.probs, logits.softmax(-1), rtol=1e-4, atol=1e-5)
     assert prediction.logits_variance.max() < 1e-8  # (pi^2 / 6) / k^2 times squares of about ten
     assert prediction.epistemic.max() < 1e-5
-
-
-def test_sparse_loadings_give_the_moments_of_dense_ones():
-    layer = BNDLDecisionLayer(BNDLConfig(feature_dim=12, num_labels=7, num_factors=40)).eval()
-    layer.raw_loadings.data.uniform_(-0.9, 0.1)
-    layer.raw_loadings.data[:, 3] = -1.0  # a class without any
-    scores, bias = layer.score_posterior(torch.randn(9, 12)), layer.bias
-    dense = gap_moments(scores, layer.loading_posterior(), bias, torch.arange(9) % 7)
-    with torch.no_grad():
-        loadings = layer.loading_posterior()
-        assert LoadingMoments.of(loadings).mean.layout == torch.sparse_csr
-        sparse = gap_moments(scores, loadings, bias, torch.arange(9) % 7)
-        few = predict_exactly(scores, loadings, bias, 20, 0.05)
-    for one, other in zip(sparse, dense, strict=True):
-        assert one.is_contiguous()
-        torch.testing.assert_close(one, other.detach())
-    with torch.enable_grad():
-        many = predict_exactly(scores, layer.loading_posterior(), bias, 20, 0.05)
-    for name in ("probs", "logits_mean", "logits_variance", "p_value", "epistemic"):
-        torch.testing.assert_close(getattr(few, name), getattr(many, name).detach(), rtol=1e-4, atol=1e-6)

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from sklearn.preprocessing import StandardScaler
 
 from bndl_hf import BNDLConfig
-from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATION
+from bndl_hf.model.presets import KL_LOCAL_BUDGET
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.feature_statistics import FeatureStatistics
 from bndl_hf.uncertainty import fit_conformal
@@ -62,7 +62,7 @@ def test_the_kl_weight_follows_the_separation_of_features_that_stay_and_is_writt
         config = BNDLConfig(feature_dim=16, num_labels=4)
         assert config.kl_local_weight is None
         layer = fit_decision_layer(features.float(), labels, config, **{**QUICK, "num_train_epochs": 1})
-        weight = KL_LOCAL_BUDGET_PER_SEPARATION * counted / config.num_factors
+        weight = KL_LOCAL_BUDGET * counted / config.num_factors
         assert layer.config.kl_local_weight == pytest.approx(weight, rel=0.15)
     config = BNDLConfig(feature_dim=16, num_labels=4, kl_local_weight=0.5)
     layer = fit_decision_layer(features.float(), labels, config, **{**QUICK, "num_train_epochs": 1})

@@ -22,7 +22,7 @@ from transformers import set_seed
 from bndl_hf.baselines.heads import HEADS, make_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATION, PRESETS
+from bndl_hf.model.presets import KL_LOCAL_BUDGET, PRESETS
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.features import HEAD_DEFAULTS
 from bndl_hf.uncertainty import (
@@ -136,7 +136,8 @@ def train_head(
     """
     set_seed(seed)
     layer, recipe = make_head(name, task.train[0].shape[1], task.num_labels, **(config or {}))
-    return fit_decision_layer(*task.train, layer.config, layer=layer, seed=seed, **{**recipe, **training})
+    recipe = {**recipe, **training, "callbacks": HEADS[name].callbacks}
+    return fit_decision_layer(*task.train, layer.config, layer=layer, seed=seed, **recipe)
 
 
 def judge_head(
@@ -212,8 +213,7 @@ def dead_loadings(layer: BNDLDecisionLayer, features: Tensor, labels: Tensor) ->
 
 def current_defaults() -> dict[str, Any]:
     """What a result of the default head depends on beside its command: finished runs of other defaults are not kept."""
-    budgets = {"kl_local_budget": KL_LOCAL_BUDGET, "kl_local_budget_per_separation": KL_LOCAL_BUDGET_PER_SEPARATION}
-    return {**PRESETS["default"], **HEAD_DEFAULTS, **budgets}
+    return {**PRESETS["default"], **HEAD_DEFAULTS, "kl_local_budget": KL_LOCAL_BUDGET}
 
 
 def _rows(part: Rows, index: Tensor) -> Rows:

@@ -13,9 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
+from bndl_hf.baselines.sparsity import GradientsThroughZeroLayer, ProximalPenalty
 from bndl_hf.model.configuration_bndl import BNDLConfig
-from bndl_hf.model.decision_layer import SPARSITY_THRESHOLD, BNDLDecisionLayer
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.loading_moments import LoadingsMemo
+from bndl_hf.model.sparse_loadings import SPARSITY_THRESHOLD
 from bndl_hf.model.weibull import WeibullPosterior
 
 
@@ -29,6 +33,7 @@ class DenseDecisionLayer(BNDLDecisionLayer):
         linear = nn.Linear(config.feature_dim, config.num_labels)
         self.raw_loadings = nn.Parameter(linear.weight.detach().T.clone())  # [D, C]
         self.raw_bias = nn.Parameter(linear.bias.detach().clone())
+        self._loadings_memo = LoadingsMemo()
 
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
         """A point mass on the features [B, D], whatever their sign."""
@@ -79,6 +84,7 @@ class Head:
         make: layer for a configuration.
         config: fields of `BNDLConfig`.
         training: fields of `BNDLTrainingArguments`, over the defaults of `fit_decision_layer`.
+        callbacks: of the Trainer.
         predict: how it answers: "exact", or "monte_carlo" for heads trained by sampling, as their authors do.
         about: one line for tables.
     """
@@ -86,6 +92,7 @@ class Head:
     make: Callable[[BNDLConfig], BNDLDecisionLayer]
     config: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    callbacks: tuple[TrainerCallback, ...] = ()
     predict: str = "exact"
     about: str = ""
 
@@ -98,14 +105,14 @@ HEADS: dict[str, Head] = {
         BNDLDecisionLayer,
         {"preset": "released"},
         {**_RELEASED_RECIPE, "decision_layer_learning_rate": 5e-5},
-        "monte_carlo",
+        predict="monte_carlo",
         about="the authors' head and recipe: AdamW 5e-5, batch 128, 20 epochs",
     ),
     "released_1e-3": Head(
         BNDLDecisionLayer,
         {"preset": "released"},
         {**_RELEASED_RECIPE, "decision_layer_learning_rate": 1e-3},
-        "monte_carlo",
+        predict="monte_carlo",
         about="the authors' head at AdamW 1e-3, which suits it better",
     ),
     "nmf": Head(
@@ -116,6 +123,21 @@ HEADS: dict[str, Head] = {
     ),
     "dense": Head(
         DenseDecisionLayer, dict(_POINT), {"num_train_epochs": 30}, about="the usual linear head, retrained, 30 epochs"
+    ),
+    "bndl_through_zero": Head(
+        GradientsThroughZeroLayer, about="BNDL, pruned; loadings at zero get the gradient of a GELU"
+    ),
+    "bndl_lasso": Head(
+        BNDLDecisionLayer,
+        {"loading_density": 1.0},
+        callbacks=(ProximalPenalty(1.0),),
+        about="BNDL with a proximal penalty on each loading instead of pruning",
+    ),
+    "bndl_group_lasso": Head(
+        BNDLDecisionLayer,
+        {"loading_density": 1.0},
+        callbacks=(ProximalPenalty(1.0, group=True),),
+        about="BNDL with a proximal penalty on each factor instead of pruning",
     ),
 }
 

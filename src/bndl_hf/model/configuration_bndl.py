@@ -52,14 +52,15 @@ class BNDLConfig(PretrainedConfig):
         score_concentration (`str`, preset): Weibull concentration k of the scores, "per_image" (one number for all
             factors of an image, the released code) or "per_factor".
         score_concentration_input (`str`, preset): what the scores' k is computed from: the backbone "features"
-            (released ResNet) or the thresholded "score_mean" (released ViT).
+            (released ResNet), the thresholded "score_mean" (released ViT), or each factor's own "pre_activation"
+            z_k - c_theta, a weight and a bias a factor instead of a second matrix.
         loading_concentration (`str`, preset): k of the loadings: "per_factor" (computed from the factor's own
             loadings, Eq. 10) or "per_entry" (a free number for each).
         min_concentration, max_concentration (`float`, preset): floor added under, and ceiling on, every k.
         score_prior_concentration, score_prior_rate (`float`, preset): Gamma prior of the scores (Eq. 4).
         loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
         kl_local_weight (`float`): weight of the scores' KL. 1 is the ELBO of Eq. 12. While None it counts as
-            0.03 / K; the Trainer writes down what it used, on features that stay as they are 0.04 / K times the
+            0.03 / K; the Trainer writes down what it used, on features that stay as they are 0.03 / K times the
             separation of the classes in them (docs/defaults.md).
         kl_local_weight_is_measured (`bool`): the Trainer set that weight, and will measure it anew.
         kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.

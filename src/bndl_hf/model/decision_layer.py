@@ -19,23 +19,32 @@ from .configuration_bndl import BNDLConfig
 from .decisions import Decisions, decide
 from .elbo import BNDLImageClassifierOutput, negative_elbo
 from .evidence import Evidence, explain_logit
+from .loading_moments import LoadingsMemo
 from .predictive import BNDLPrediction, exact_log_probs, predict_by_sampling, predict_exactly
+from .sparse_loadings import SparseLoadings
 from .weibull import WeibullPosterior
-
-# A loading above this counts as non-zero in the paper's 1-sparsity (Sec. 5.1.2).
-SPARSITY_THRESHOLD = 1e-5
 
 # softplus(4.69) = 4.7: with the floor of 0.3 every posterior starts at k = 5, a coefficient of variation of 0.23.
 _INITIAL_RAW_CONCENTRATION = 4.69
 # Departure: the released code has no floor. At k = 0.05 the relative variance is 1e11, and the variance of a logit
 # holds the square of it; below, that leaves float32, and at k = 0 (softplus underflows) so does the gradient.
 _LOWEST_CONCENTRATION = 0.05
-# A pruned raw loading is put this far below the threshold. There it gets no gradient, and what momentum an optimizer
-# still has moves it by some ten learning rates, so it stays pruned and nothing about it has to be remembered.
-_OUT_OF_REACH = 1.0
 
 
-class BNDLDecisionLayer(Decisions, nn.Module):
+class PerFactorAffine(nn.Module):
+    """w_k x_k + b_k for inputs [B, K]: a diagonal Linear, 2 K weights instead of K^2 + K."""
+
+    def __init__(self, num_factors: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_factors))
+        self.bias = nn.Parameter(torch.empty(num_factors))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, K] -> [B, K]."""
+        return x * self.weight + self.bias
+
+
+class BNDLDecisionLayer(Decisions, SparseLoadings, nn.Module):
     """Posteriors of scores and loadings, their logits and the loss terms; always float32.
 
     Args:
@@ -53,6 +62,7 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     feature_scale: Tensor
     selection: Tensor | None
     projection: nn.Module
+    score_concentration: nn.Module
     loading_concentration: nn.Linear | nn.Parameter
 
     def __init__(self, config: BNDLConfig) -> None:
@@ -71,12 +81,16 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             self.projection = nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, P))
         else:
             self.projection = nn.Identity()
-        score_inputs = D if config.score_concentration_input == "features" else P
-        self.score_concentration = nn.Linear(score_inputs, 1 if config.score_concentration == "per_image" else K)
+        if config.score_concentration_input == "pre_activation":
+            self.score_concentration = PerFactorAffine(K)
+        else:
+            inputs = D if config.score_concentration_input == "features" else P
+            self.score_concentration = nn.Linear(inputs, 1 if config.score_concentration == "per_image" else K)
         self.raw_loadings = nn.Parameter(torch.empty(K, C))
         per_factor = config.loading_concentration == "per_factor"
         self.loading_concentration = nn.Linear(C, 1) if per_factor else nn.Parameter(torch.empty(K, C))
         self.raw_bias = None if config.bias == "none" else nn.Parameter(torch.empty(C))
+        self._loadings_memo = LoadingsMemo()
         self.float()  # whatever the default dtype
         self.reset_parameters()
 
@@ -88,6 +102,9 @@ class BNDLDecisionLayer(Decisions, nn.Module):
                 bound = 1 / math.sqrt(module.in_features)
                 init.uniform_(module.weight, -bound, bound)
                 init.uniform_(module.bias, -bound, bound)
+            elif isinstance(module, PerFactorAffine):
+                init.zeros_(module.weight)
+                init.zeros_(module.bias)
         init.ones_(self.feature_scale)
         bound = 1 / math.sqrt(self.raw_loadings.shape[0])
         if self.config.loading_init == "linear":
@@ -101,9 +118,9 @@ class BNDLDecisionLayer(Decisions, nn.Module):
         if self.raw_bias is not None:
             init.zeros_(self.raw_bias)
         for raw in (self.score_concentration, self.loading_concentration):  # the same k whatever the input
-            if isinstance(raw, nn.Linear):
+            if not isinstance(raw, nn.Parameter):
                 init.zeros_(raw.weight)
-            init.constant_(raw.bias if isinstance(raw, nn.Linear) else raw, _INITIAL_RAW_CONCENTRATION)
+            init.constant_(raw if isinstance(raw, nn.Parameter) else raw.bias, _INITIAL_RAW_CONCENTRATION)
         if isinstance(self.projection, nn.Linear):
             K, D = self.projection.weight.shape
             identity = torch.eye(D, device=self.raw_loadings.device).repeat(-(-K // D), 1)[:K]
@@ -125,12 +142,12 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
         """q(theta | h) of Eqs. 8-9: means [B, K], concentrations [B, 1] or [B, K]."""
         features = features.float() * self.feature_scale
-        mean = F.relu(self.projection(features) - self.config.score_threshold)  # [B, D] -> [B, P]
-        source = features if self.config.score_concentration_input == "features" else mean
-        concentration = self._concentration(self.score_concentration(source))
+        every = self.projection(features) - self.config.score_threshold  # [B, D] -> [B, P]
         # [B, P] -> [B, K]; long() because transformers, loading in another dtype, makes all of this layer float32
-        selected = mean if self.selection is None else mean[:, self.selection.long()]
-        return WeibullPosterior(selected, concentration)
+        z = every if self.selection is None else every[:, self.selection.long()]
+        sources = {"features": features, "score_mean": F.relu(every), "pre_activation": z}
+        raw = self.score_concentration(sources[self.config.score_concentration_input])
+        return WeibullPosterior(F.relu(z), self._concentration(raw))
 
     def loading_posterior(self) -> WeibullPosterior:
         """q(Phi) of Eqs. 10-11: means [K, C], concentrations [K, 1] or [K, C]."""
@@ -138,6 +155,13 @@ class BNDLDecisionLayer(Decisions, nn.Module):
         raw = self.loading_concentration
         raw = raw if isinstance(raw, nn.Parameter) else raw(mean)  # [K, C] -> [K, 1]
         return WeibullPosterior(mean, self._concentration(raw))
+
+    def _remembered_loadings(self) -> WeibullPosterior:
+        """`loading_posterior`, with the moments of the last prediction where no parameter has changed since."""
+        config = self.config
+        parameters = [p for name, p in self.named_parameters() if name.startswith(("raw_loadings", "loading_"))]
+        constants = (config.loading_threshold, config.min_concentration, config.max_concentration)
+        return self._loadings_memo.get(self.loading_posterior, parameters, constants)
 
     def _concentration(self, raw: Tensor) -> Tensor:
         """k = softplus(raw) + floor, below the ceiling; a NaN stays a NaN, so that it is seen."""
@@ -151,30 +175,6 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             return self.raw_loadings.new_zeros(self.raw_loadings.shape[1])
         shifted = self.raw_bias - self.config.loading_threshold
         return F.relu(shifted) if self.config.bias == "non_negative" else self.raw_bias
-
-    @property
-    def factor_loadings(self) -> Tensor:
-        """E[Phi], [K, C], >= 0."""
-        return self.loading_posterior().mean
-
-    @torch.no_grad()
-    def sparsity(self) -> float:
-        """Share of loadings above 1e-5, a fraction in [0, 1]; the paper's 1-sparsity, Sec. 5.1.2."""
-        return (self.factor_loadings > SPARSITY_THRESHOLD).float().mean().item()
-
-    @torch.no_grad()
-    def zero_loadings(self, is_zero: Tensor) -> None:
-        """Set the loadings where `is_zero` [K, C] to zero for good: training does not bring them back."""
-        self.raw_loadings.masked_fill_(is_zero, self.config.loading_threshold - _OUT_OF_REACH)
-
-    @torch.no_grad()
-    def prune_smallest(self, density: float) -> None:
-        """Keep the share `density` of the loadings, in (0, 1], the largest; every class keeps its largest whatever."""
-        means = self.factor_loadings  # [K, C]
-        is_largest = torch.zeros_like(means, dtype=torch.bool).scatter_(0, means.argmax(dim=0, keepdim=True), True)
-        ranked = torch.where(is_largest, torch.inf, means).flatten()
-        kept = ranked.topk(max(round(density * means.numel()), means.shape[1])).indices
-        self.zero_loadings((ranked > 0).index_fill_(0, kept, False).view_as(means))
 
     # ---- training ----
 
@@ -241,11 +241,13 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             raise ValueError(f"num_samples={num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
         with torch.autocast(device_type=features.device.type, enabled=False):
             self.check_inputs(features, None)
-            posteriors = self.score_posterior(features), self.loading_posterior(), self.bias
+            scores, bias = self.score_posterior(features), self.bias
             threshold, recalibration = self.config.certainty_threshold, self._recalibration
             if method == "exact":
-                prediction = predict_exactly(*posteriors, num_samples, threshold, *recalibration)
+                loadings = self._remembered_loadings()
+                prediction = predict_exactly(scores, loadings, bias, num_samples, threshold, *recalibration)
             else:
+                posteriors = scores, self.loading_posterior(), bias
                 prediction = predict_by_sampling(*posteriors, num_samples, threshold, generator, *recalibration)
             return decide(prediction, self.config, abstain_below)
 
@@ -282,18 +284,4 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             raise ValueError(
                 f"labels run from {labels.min().item()} to {labels.max().item()}; this model knows 0 to {C - 1} "
                 f"(num_labels={C}). Check the label column, or pass num_labels to fit the data."
-            )
-
-    @torch.no_grad()
-    def check_active(self, features: Tensor) -> None:
-        """Raise ValueError when the thresholds leave no factor to learn with on `features` [B, D]."""
-        if not (self.factor_loadings > 0).any():
-            raise ValueError(
-                f"loading_threshold={self.config.loading_threshold} leaves no active factor: the largest raw loading "
-                f"is {self.raw_loadings.max().item():.3g}. Lower it, or use loading_init='alive'."
-            )
-        if not (self.score_posterior(features).mean > 0).any():
-            raise ValueError(
-                f"score_threshold={self.config.score_threshold} leaves no active factor on {len(features)} images: "
-                "every score is zero. Lower it."
             )

@@ -8,7 +8,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("exact", "sampled"),
     "projection": ("none", "linear", "two_layer"),
     "score_concentration": ("per_image", "per_factor"),
-    "score_concentration_input": ("features", "score_mean"),
+    "score_concentration_input": ("features", "score_mean", "pre_activation"),
     "loading_concentration": ("per_factor", "per_entry"),
     "kl_global_scaling": ("per_image", "per_factor"),
     "bias": ("free", "non_negative", "none"),
@@ -60,6 +60,11 @@ def check_fields(config: Any) -> None:
         raise ValueError(
             f"max_concentration={config.max_concentration} leaves no room above "
             f"min_concentration={config.min_concentration}; raise the one or lower the other."
+        )
+    if (config.score_concentration, config.score_concentration_input) == ("per_image", "pre_activation"):
+        raise ValueError(
+            "score_concentration='per_image' is one number for all factors, which no factor's own pre-activation can "
+            "give; pass score_concentration_input='features' or 'score_mean' with it."
         )
     if config.num_projected is not None and config.num_projected < (config.num_factors or 1):
         raise ValueError(

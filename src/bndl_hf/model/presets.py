@@ -12,7 +12,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "score_threshold": 0.0,
         "loading_threshold": 0.0,
         "score_concentration": "per_factor",
-        "score_concentration_input": "features",
+        "score_concentration_input": "pre_activation",
         "loading_concentration": "per_entry",
         "min_concentration": 0.3,
         "max_concentration": 1e4,
@@ -60,9 +60,8 @@ PRESETS["released_resnet"] = {
 
 # Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
 # not, so an equal pull on every image whatever K is needs a weight of 0.03/K. Where features stay as they are, the
-# Trainer takes 0.04/K times the separation of the classes in them instead (docs/defaults.md has what chose both).
+# Trainer multiplies it by the separation of the classes in them (docs/defaults.md has what chose both).
 KL_LOCAL_BUDGET = 0.03
-KL_LOCAL_BUDGET_PER_SEPARATION = 0.04
 
 # Factors where the preset is "default" and a projection makes them: twice as many as features, which are worth more
 # than many loadings each (docs/defaults.md), but no more than 512 unless there are as many features.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
@@ -76,6 +76,7 @@ def fit_decision_layer(
     layer: BNDLDecisionLayer | None = None,
     eval_features: Tensor | None = None,
     eval_labels: Tensor | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     **training_arguments: Any,
 ) -> BNDLDecisionLayer:
     """Train a decision layer on features that do not change.
@@ -86,6 +87,7 @@ def fit_decision_layer(
         config: `feature_dim` must be D.
         layer: continue with this layer (one that was warm-started, say); default: a new one.
         eval_features, eval_labels: held-out rows to judge on while training.
+        callbacks: of the Trainer.
         **training_arguments: fields of `BNDLTrainingArguments`; the defaults here are those of HEAD_DEFAULTS.
 
     Returns:
@@ -120,6 +122,7 @@ def fit_decision_layer(
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=keep_batch,
+            callbacks=list(callbacks),
         )
         if arguments.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # quiet means quiet

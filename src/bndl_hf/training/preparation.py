@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.model.presets import KL_LOCAL_BUDGET, KL_LOCAL_BUDGET_PER_SEPARATION
+from bndl_hf.model.presets import KL_LOCAL_BUDGET
 from bndl_hf.training.adapters import hold_statistics, trained_decision_layer
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.feature_statistics import FeatureStatistics
@@ -57,10 +57,10 @@ class PreparingTrainer(Trainer):
         if sets_scale:
             layer.set_feature_scale(statistics.inverse_spread)
         if sets_weight:
-            budget, separation = KL_LOCAL_BUDGET, statistics.class_separation
+            config.kl_local_weight, config.kl_local_weight_is_measured = KL_LOCAL_BUDGET / config.num_factors, True
+            separation = statistics.class_separation
             if self._features_stay and separation is not None:
-                budget = KL_LOCAL_BUDGET_PER_SEPARATION * min(max(separation, MIN_SEPARATION), MAX_SEPARATION)
-            config.kl_local_weight, config.kl_local_weight_is_measured = budget / config.num_factors, True
+                config.kl_local_weight *= min(max(separation, MIN_SEPARATION), MAX_SEPARATION)
             logger.info("kl_local_weight=%.3g, class separation %s", config.kl_local_weight, separation)
         if not resumes:
             layer.check_active(features)

@@ -1,0 +1,65 @@
+"""Other ways to sparse loadings than pruning: gradients through zero, and proximal penalties.
+
+They are here to be compared with (docs/defaults.md); the library itself prunes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers import TrainerCallback
+
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.weibull import WeibullPosterior
+
+
+class _ReLUWithGELUGradient(torch.autograd.Function):
+    """max(x, 0), with the derivative of GELU(x / width): what is just below zero still learns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(x / width)
+        return x.clamp_min(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        density = torch.exp(-0.5 * x.square()) / (2 * torch.pi) ** 0.5
+        return gradient * (torch.special.ndtr(x) + x * density), None
+
+
+class GradientsThroughZeroLayer(BNDLDecisionLayer):
+    """BNDL whose loadings below the threshold keep getting a gradient, so that a pruned one may come back."""
+
+    width = 0.1
+
+    def loading_posterior(self) -> WeibullPosterior:
+        """As BNDL's, with gradients for loadings that are zero."""
+        mean = _ReLUWithGELUGradient.apply(self.raw_loadings - self.config.loading_threshold, self.width)
+        return WeibullPosterior(mean, super().loading_posterior().concentration)
+
+
+class ProximalPenalty(TrainerCallback):
+    """After every step, the proximal map of a penalty on the means of the loadings: a lasso, or one group a factor.
+
+    Args:
+        strength: the penalty; each step shrinks a loading (a factor's norm) by the learning rate times this.
+        group: whether a factor's loadings shrink together.
+    """
+
+    def __init__(self, strength: float, group: bool = False) -> None:
+        self._strength, self._group = strength, group
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Shrink what is above the threshold; what reaches it is zero from then on."""
+        raw, threshold = kwargs["model"].raw_loadings, kwargs["model"].config.loading_threshold
+        rate = next(g["lr"] for g in kwargs["optimizer"].param_groups if any(p is raw for p in g["params"]))
+        means = (raw - threshold).clamp_min(0)
+        size = means.norm(dim=1, keepdim=True) if self._group else means
+        shrunk = means * (1 - rate * self._strength / size.clamp_min(1e-12)).clamp_min(0)
+        raw.copy_(torch.where(means > 0, shrunk + threshold, raw))
