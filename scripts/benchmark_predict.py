@@ -23,7 +23,6 @@ from bndl_hf import BNDLConfig
 from bndl_hf.baselines import FeatureTask, train_head
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.training.pruning import prune_smallest
 from bndl_hf.training.results import describe_environment, write_json
 from bndl_hf.uncertainty import negative_log_likelihood
 
@@ -52,7 +51,7 @@ def compare_times(arguments: Arguments) -> dict[str, Any]:
     torch.manual_seed(0)
     config = BNDLConfig(feature_dim=arguments.feature_dim, num_labels=arguments.num_labels)
     layer = BNDLDecisionLayer(config).eval().to(arguments.device)
-    prune_smallest(layer, config.loading_density)
+    layer.prune_smallest(config.loading_density)
     features = torch.rand(arguments.batch_size, arguments.feature_dim, device=arguments.device)
 
     def seconds(predict: Callable[[], Any]) -> float:

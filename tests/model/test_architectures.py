@@ -92,8 +92,12 @@ def test_wrapped_trained_a_step_saved_and_loaded_it_answers_bit_for_bit_alike(tm
     prediction, expected = copy.deepcopy(loaded).predict(**inputs), copy.deepcopy(model).predict(**inputs)
     assert torch.equal(prediction.probs, expected.probs)  # position ids, windows and masks are right too
     assert torch.equal(prediction.logits_mean, expected.logits_mean)
-    evidence = loaded.explain(**inputs, top_k=2)
-    torch.testing.assert_close(evidence.logit, loaded(**inputs).logits.amax(-1), rtol=1e-5, atol=1e-5)
+    logits = loaded(**inputs).logits
+    for target in range(4):
+        evidence = loaded.explain(**inputs, target=target, top_k=2, against=(target + 1) % 4)
+        torch.testing.assert_close(evidence.logit, logits[:, target], rtol=1e-5, atol=1e-5)
+        gap = logits[:, target] - logits[:, (target + 1) % 4]
+        torch.testing.assert_close(evidence.contrast.gap, gap, rtol=1e-5, atol=1e-5)
 
     published, head_keys = load_file(tmp_path / "classifier" / WEIGHTS).keys(), f"{architecture.head_name}."
     expected = {f"backbone.{key}" for key in published if not key.startswith(head_keys)}

@@ -100,6 +100,8 @@ def test_labels_come_from_the_backbone_unless_given():
         ({"projection_dim": 0}, "projection_dim=0 must be 1 or more"),
         ({"num_training_images": 0}, "num_training_images=0 must be 1 or more"),
         ({"projection": "none", "num_factors": 9}, "num_factors=9 differs from feature_dim=8, which projection='none'"),
+        ({"projection": "none", "num_factors": 5, "num_projected": 9}, "num_projected=9 differs from feature_dim=8"),
+        ({"num_factors": 5, "num_projected": 4}, "num_projected=4 is less than num_factors=5, which are selected from"),
         ({"num_samples": 1}, "num_samples=1: a t-test needs 2 draws or more"),
         ({"certainty_threshold": 0.0}, "certainty_threshold=0.0 must lie between 0 and 1"),
         ({"certainty_threshold": 1.0}, "certainty_threshold=1.0 must lie between 0 and 1"),

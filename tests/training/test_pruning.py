@@ -6,7 +6,7 @@ import torch
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.training.pruning import LoadingPruner, prune_smallest, warn_if_not_pruned
+from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 
 from .runs import make_trainer
 from .test_fit_decision_layer import QUICK, blobs
@@ -22,16 +22,16 @@ def layer_with(loadings, **config):
 
 def test_the_largest_are_kept_as_they_are_and_each_class_keeps_one():
     layer = layer_with([[0.9, 0.1, 0.05], [0.8, 0.2, 0.01], [0.7, 0.3, 0.02], [0.6, 0.4, 0.03]], loading_density=0.5)
-    prune_smallest(layer, 0.5)  # six of twelve: the fourth column's largest would not be among the six largest
+    layer.prune_smallest(0.5)  # six of twelve: the fourth column's largest would not be among the six largest
     expected = torch.tensor([[0.9, 0, 0.05], [0.8, 0, 0], [0.7, 0, 0], [0.6, 0.4, 0]])
     torch.testing.assert_close(layer.factor_loadings, expected)
-    prune_smallest(layer, 0.01)
+    layer.prune_smallest(0.01)
     torch.testing.assert_close(layer.factor_loadings, torch.tensor([[0.9, 0, 0.05], [0, 0, 0], [0, 0, 0], [0, 0.4, 0]]))
 
 
 def test_what_lies_below_the_threshold_stays_where_it_is():
     layer = layer_with([[0.9, 0.01], [-0.3, 0.5]], loading_threshold=0.02)
-    prune_smallest(layer, 0.75)
+    layer.prune_smallest(0.75)
     torch.testing.assert_close(layer.raw_loadings.data, torch.tensor([[0.9, 0.01], [-0.3, 0.5]]))
 
 
@@ -99,6 +99,6 @@ def test_weights_of_before_the_end_of_pruning_are_told(caplog):
         warn_if_not_pruned(layer)
         assert "100% of the loadings are above zero, not 20%" in caplog.text
         caplog.clear()
-        prune_smallest(layer, 0.2)
+        layer.prune_smallest(0.2)
         warn_if_not_pruned(layer)
     assert not caplog.text

@@ -17,8 +17,9 @@ from transformers import TrainerCallback
 
 from bndl_hf.baselines.sparsity import GradientsThroughZeroLayer, ProximalPenalty
 from bndl_hf.model.configuration_bndl import BNDLConfig
-from bndl_hf.model.decision_layer import SPARSITY_THRESHOLD, BNDLDecisionLayer
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.loading_moments import LoadingsMemo
+from bndl_hf.model.sparse_loadings import SPARSITY_THRESHOLD
 from bndl_hf.model.weibull import WeibullPosterior
 
 

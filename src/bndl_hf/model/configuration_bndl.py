@@ -38,6 +38,8 @@ class BNDLConfig(PretrainedConfig):
         feature_dim (`int`): D, the width of that layer's input.
         num_factors (`int`): K; None takes max(D, min(2 D, 512)) with the default preset, D where there is no projection
             or the preset is a released one.
+        num_projected (`int`): number of values z = g(h) has where only `num_factors` of them are factors, those the
+            layer's `selection` names; None is `num_factors`. Set by `bndl_hf.interpretability.prune`.
         preset (`str`): "default" (ours), "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
         objective (`str`, preset): what training maximises: "exact", the closed-form predictive of Sec. 5 with no
             sampling noise, or "sampled", one reparameterised draw per step (Eq. 12, the paper).
@@ -104,6 +106,7 @@ class BNDLConfig(PretrainedConfig):
     head_name: str | None = None
     feature_dim: int = _UNSET
     num_factors: int = _UNSET
+    num_projected: int | None = None
     preset: str = "default"
     objective: str = _UNSET
     projection: str = _UNSET

@@ -21,10 +21,8 @@ from .elbo import BNDLImageClassifierOutput, negative_elbo
 from .evidence import Evidence, explain_logit
 from .loading_moments import LoadingsMemo
 from .predictive import BNDLPrediction, exact_log_probs, predict_by_sampling, predict_exactly
+from .sparse_loadings import SparseLoadings
 from .weibull import WeibullPosterior
-
-# A loading above this counts as non-zero in the paper's 1-sparsity (Sec. 5.1.2).
-SPARSITY_THRESHOLD = 1e-5
 
 # softplus(4.69) = 4.7: with the floor of 0.3 every posterior starts at k = 5, a coefficient of variation of 0.23.
 _INITIAL_RAW_CONCENTRATION = 4.69
@@ -46,7 +44,7 @@ class PerFactorAffine(nn.Module):
         return x * self.weight + self.bias
 
 
-class BNDLDecisionLayer(Decisions, nn.Module):
+class BNDLDecisionLayer(Decisions, SparseLoadings, nn.Module):
     """Posteriors of scores and loadings, their logits and the loss terms; always float32.
 
     Args:
@@ -62,6 +60,7 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     """
 
     feature_scale: Tensor
+    selection: Tensor | None
     projection: nn.Module
     score_concentration: nn.Module
     loading_concentration: nn.Linear | nn.Parameter
@@ -72,18 +71,20 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             raise ValueError("feature_dim is missing from the configuration; set it to the width of the features.")
         self.config = config
         D, K, C = config.feature_dim, config.num_factors, config.num_labels
-        H = config.projection_dim or K  # hidden width of a projection of two layers
+        P = config.num_projected or K  # values z = g(h) has, of which K are factors
+        H = config.projection_dim or P  # hidden width of a projection of two layers
         self.register_buffer("feature_scale", torch.ones(D))
+        self.register_buffer("selection", torch.arange(K) if config.num_projected else None)
         if config.projection == "linear":
-            self.projection = nn.Linear(D, K)
+            self.projection = nn.Linear(D, P)
         elif config.projection == "two_layer":
-            self.projection = nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, K))
+            self.projection = nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, P))
         else:
             self.projection = nn.Identity()
         if config.score_concentration_input == "pre_activation":
             self.score_concentration = PerFactorAffine(K)
         else:
-            inputs = D if config.score_concentration_input == "features" else K
+            inputs = D if config.score_concentration_input == "features" else P
             self.score_concentration = nn.Linear(inputs, 1 if config.score_concentration == "per_image" else K)
         self.raw_loadings = nn.Parameter(torch.empty(K, C))
         per_factor = config.loading_concentration == "per_factor"
@@ -131,7 +132,8 @@ class BNDLDecisionLayer(Decisions, nn.Module):
 
         def in_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return moved if moved.dtype == torch.float32 else tensor.to(moved.device, torch.float32)
+            stays = moved.dtype == torch.float32 or not tensor.is_floating_point()
+            return moved if stays else tensor.to(moved.device, torch.float32)
 
         return super()._apply(in_float32, recurse)
 
@@ -140,10 +142,12 @@ class BNDLDecisionLayer(Decisions, nn.Module):
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
         """q(theta | h) of Eqs. 8-9: means [B, K], concentrations [B, 1] or [B, K]."""
         features = features.float() * self.feature_scale
-        z = self.projection(features) - self.config.score_threshold  # [B, D] -> [B, K]
-        mean = F.relu(z)
-        source = {"features": features, "score_mean": mean, "pre_activation": z}[self.config.score_concentration_input]
-        return WeibullPosterior(mean, self._concentration(self.score_concentration(source)))
+        every = self.projection(features) - self.config.score_threshold  # [B, D] -> [B, P]
+        # [B, P] -> [B, K]; long() because transformers, loading in another dtype, makes all of this layer float32
+        z = every if self.selection is None else every[:, self.selection.long()]
+        sources = {"features": features, "score_mean": F.relu(every), "pre_activation": z}
+        raw = self.score_concentration(sources[self.config.score_concentration_input])
+        return WeibullPosterior(F.relu(z), self._concentration(raw))
 
     def loading_posterior(self) -> WeibullPosterior:
         """q(Phi) of Eqs. 10-11: means [K, C], concentrations [K, 1] or [K, C]."""
@@ -171,16 +175,6 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             return self.raw_loadings.new_zeros(self.raw_loadings.shape[1])
         shifted = self.raw_bias - self.config.loading_threshold
         return F.relu(shifted) if self.config.bias == "non_negative" else self.raw_bias
-
-    @property
-    def factor_loadings(self) -> Tensor:
-        """E[Phi], [K, C], >= 0."""
-        return self.loading_posterior().mean
-
-    @torch.no_grad()
-    def sparsity(self) -> float:
-        """Share of loadings above 1e-5, a fraction in [0, 1]; the paper's 1-sparsity, Sec. 5.1.2."""
-        return (self.factor_loadings > SPARSITY_THRESHOLD).float().mean().item()
 
     # ---- training ----
 
@@ -258,11 +252,18 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             return decide(prediction, self.config, abstain_below)
 
     @torch.no_grad()
-    def explain(self, features: Tensor, target: Tensor | int | None = None, top_k: int = 5) -> Evidence:
+    def explain(
+        self,
+        features: Tensor,
+        target: Tensor | int | None = None,
+        top_k: int = 5,
+        against: Tensor | int | str | None = None,
+    ) -> Evidence:
         """The parts of a logit for features [B, D]; see `BNDLForImageClassification.explain`."""
         with torch.autocast(device_type=features.device.type, enabled=False):
             self.check_inputs(features, None)
-            return explain_logit(self.score_posterior(features), self.loading_posterior(), self.bias, target, top_k)
+            posteriors = self.score_posterior(features), self.loading_posterior(), self.bias
+            return explain_logit(*posteriors, target, top_k, against)
 
     # ---- set-up and checks ----
 
@@ -283,18 +284,4 @@ class BNDLDecisionLayer(Decisions, nn.Module):
             raise ValueError(
                 f"labels run from {labels.min().item()} to {labels.max().item()}; this model knows 0 to {C - 1} "
                 f"(num_labels={C}). Check the label column, or pass num_labels to fit the data."
-            )
-
-    @torch.no_grad()
-    def check_active(self, features: Tensor) -> None:
-        """Raise ValueError when the thresholds leave no factor to learn with on `features` [B, D]."""
-        if not (self.factor_loadings > 0).any():
-            raise ValueError(
-                f"loading_threshold={self.config.loading_threshold} leaves no active factor: the largest raw loading "
-                f"is {self.raw_loadings.max().item():.3g}. Lower it, or use loading_init='alive'."
-            )
-        if not (self.score_posterior(features).mean > 0).any():
-            raise ValueError(
-                f"score_threshold={self.config.score_threshold} leaves no active factor on {len(features)} images: "
-                "every score is zero. Lower it."
             )

@@ -1,4 +1,8 @@
-"""The exact additive explanation: every logit is a sum of non-negative parts theta_k Phi_kc plus a bias (Eq. 5)."""
+"""The exact additive explanation: every logit is a sum of non-negative parts theta_k Phi_kc plus a bias (Eq. 5).
+
+Why this class: the parts of its logit. Why this class and not that one: the parts of the gap between their logits,
+signed. How sure each part is: scores and loadings are independent under q, so the variance of a part is exact too.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +15,68 @@ from .weibull import WeibullPosterior
 
 
 @dataclass
+class Contrast:
+    """The largest parts of the gap between two logits per image, at the posterior mean: why a and not b.
+
+    Attributes:
+        factors: indices of the k largest parts by absolute value, [B, k], largest first.
+        parts: E[theta_k] (E[Phi_ka] - E[Phi_kb]) of those factors, [B, k], logit units: above zero they speak for a.
+        part_std: standard deviation of theta_k (Phi_ka - Phi_kb), [B, k].
+        rest, rest_std: sum of all other factors' parts and its standard deviation, [B].
+        bias: b_a - b_b, [B].
+        gap, gap_std: parts + rest + bias = E[l_a - l_b], and its standard deviation, [B].
+        target, against: the classes a and b, [B].
+    """
+
+    factors: Tensor
+    parts: Tensor
+    part_std: Tensor
+    rest: Tensor
+    rest_std: Tensor
+    bias: Tensor
+    gap: Tensor
+    gap_std: Tensor
+    target: Tensor
+    against: Tensor
+
+
+@dataclass
 class Evidence:
     """The largest parts of one logit per image, at the posterior mean.
 
     Attributes:
         factors: indices of the k largest parts, [B, k], largest first.
         contributions: E[theta_k] E[Phi_kc] of those factors, [B, k], >= 0, logit units.
-        rest: sum of all other factors' contributions, [B], >= 0.
+        contribution_std: standard deviation of theta_k Phi_kc, [B, k].
+        share: contributions as fractions of what all factors together add, [B, k], in [0, 1]; zero where they add
+            nothing. The bias is no part of it: it is the same for every image.
+        rest, rest_std: sum of all other factors' contributions, >= 0, and its standard deviation, [B].
         bias: b_c, [B].
-        logit: contributions + rest + bias, [B].
+        logit, logit_std: contributions + rest + bias, and its standard deviation, [B].
         target: the class c explained, [B].
+        contrast: why `target` and not another class, where one was asked for.
     """
 
     factors: Tensor
     contributions: Tensor
+    contribution_std: Tensor
+    share: Tensor
     rest: Tensor
+    rest_std: Tensor
     bias: Tensor
     logit: Tensor
+    logit_std: Tensor
     target: Tensor
+    contrast: Contrast | None = None
 
 
 def explain_logit(
-    scores: WeibullPosterior, loadings: WeibullPosterior, bias: Tensor, target: Tensor | int | None, top_k: int
+    scores: WeibullPosterior,
+    loadings: WeibullPosterior,
+    bias: Tensor,
+    target: Tensor | int | None,
+    top_k: int,
+    against: Tensor | int | str | None = None,
 ) -> Evidence:
     """Split the target class's mean logit into its largest non-negative parts, the rest and the bias.
 
@@ -42,25 +86,98 @@ def explain_logit(
         bias: [C].
         target: class per image [B], one class for all, or None for each image's top class.
         top_k: how many parts to name, 1 .. K.
+        against: also say why `target` and not this class: one per image [B], one for all, or "runner_up", the class
+            with the largest mean logit of the others.
 
     Raises:
-        ValueError: for a class or a `top_k` out of range.
+        ValueError: for a class or a `top_k` out of range, or a class against itself.
     """
     B = scores.mean.shape[0]
     K, C = loadings.mean.shape
     if not 1 <= top_k <= K:
         raise ValueError(f"top_k={top_k} must lie between 1 and the number of factors, {K}.")
-    if target is None:
-        target = (scores.mean @ loadings.mean + bias).argmax(dim=-1)
-    target = torch.as_tensor(target, device=bias.device)
-    if target.shape not in ((), (B,)):
-        raise ValueError(f"target has shape {list(target.shape)}; pass one class, or one for each of {B} images.")
-    target = target.expand(B)
-    if not ((target >= 0) & (target < C)).all():
-        raise ValueError(f"target={target.tolist()} must hold classes between 0 and {C - 1}.")
-    parts = scores.mean * loadings.mean.T[target]  # [B, K]
+    logits = scores.mean @ loadings.mean + bias
+    target = logits.argmax(dim=-1) if target is None else _classes(target, "target", B, C, bias.device)
+    phi, phi_variance = loadings.mean.T[target], loadings.variance.T[target]  # [B, K]
+    # Var[theta Phi] = E[theta^2] E[Phi^2] - E[theta]^2 E[Phi]^2, without the difference of two large numbers
+    variance = scores.mean.square() * phi_variance + scores.variance * (phi.square() + phi_variance)
+    parts = scores.mean * phi
     contributions, factors = parts.topk(top_k, dim=-1)
-    rest = parts.scatter(1, factors, 0.0).sum(dim=-1)
-    target_bias = bias[target]
-    logit = contributions.sum(dim=-1) + rest + target_bias
-    return Evidence(factors, contributions, rest, target_bias, logit, target)
+    whole = parts.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(parts.dtype).tiny)
+    rest, rest_std = _rest(parts, variance, factors)
+    return Evidence(
+        factors=factors,
+        contributions=contributions,
+        contribution_std=variance.gather(1, factors).sqrt(),
+        share=contributions / whole,
+        rest=rest,
+        rest_std=rest_std,
+        bias=bias[target],
+        logit=contributions.sum(dim=-1) + rest + bias[target],
+        logit_std=variance.sum(dim=-1).sqrt(),
+        target=target,
+        contrast=None if against is None else _contrast(scores, loadings, bias, logits, target, against, top_k),
+    )
+
+
+def _contrast(
+    scores: WeibullPosterior,
+    loadings: WeibullPosterior,
+    bias: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    against: Tensor | int | str,
+    top_k: int,
+) -> Contrast:
+    """Split the gap of two classes' mean logits; the arguments are those of `explain_logit`, `target` [B]."""
+    if isinstance(against, str):
+        if against != "runner_up":
+            raise ValueError(f"against={against!r} is unknown; pass 'runner_up', a class, or one for each image.")
+        against = logits.scatter(1, target[:, None], -torch.inf).argmax(dim=-1)
+    B, C = logits.shape
+    against = _classes(against, "against", B, C, logits.device)
+    if (same := against == target).any():
+        raise ValueError(
+            f"against={int(against[same][0])} is the class explained itself for {int(same.sum())} of {len(same)} "
+            "images; pass 'runner_up', or another class for each."
+        )
+    phi = loadings.mean.T[target] - loadings.mean.T[against]  # [B, K]
+    phi_variance = loadings.variance.T[target] + loadings.variance.T[against]
+    # theta is shared, Phi_ka and Phi_kb are independent:
+    # Var = E[theta^2] (Var Phi_ka + Var Phi_kb + (E Phi_ka - E Phi_kb)^2) - (E theta (E Phi_ka - E Phi_kb))^2
+    variance = scores.mean.square() * phi_variance + scores.variance * (phi.square() + phi_variance)
+    signed = scores.mean * phi
+    factors = signed.abs().topk(top_k, dim=-1).indices
+    parts = signed.gather(1, factors)
+    rest, rest_std = _rest(signed, variance, factors)
+    bias_gap = bias[target] - bias[against]
+    return Contrast(
+        factors=factors,
+        parts=parts,
+        part_std=variance.gather(1, factors).sqrt(),
+        rest=rest,
+        rest_std=rest_std,
+        bias=bias_gap,
+        gap=parts.sum(dim=-1) + rest + bias_gap,
+        gap_std=variance.sum(dim=-1).sqrt(),
+        target=target,
+        against=against,
+    )
+
+
+def _rest(parts: Tensor, variance: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and standard deviation of the parts [B, K] that are not among `factors` [B, k]: factors are independent."""
+    rest, rest_variance = (values.scatter(1, factors, 0.0).sum(dim=-1) for values in (parts, variance))
+    return rest, rest_variance.sqrt()
+
+
+def _classes(classes: Tensor | int, name: str, B: int, C: int, device: torch.device) -> Tensor:
+    """One class index per image, [B]; ValueError that calls the argument `name` where they do not fit."""
+    classes = torch.as_tensor(classes, device=device)
+    if classes.shape not in ((), (B,)):
+        raise ValueError(f"{name} has shape {list(classes.shape)}; pass one class, or one for each of {B} images.")
+    if classes.dtype.is_floating_point or classes.dtype == torch.bool:
+        raise ValueError(f"{name} has dtype {classes.dtype}; a class is a whole number. Pass {name}.long().")
+    if not ((classes >= 0) & (classes < C)).all():
+        raise ValueError(f"{name}={classes.tolist()} must hold classes between 0 and {C - 1}.")
+    return classes.expand(B).long()

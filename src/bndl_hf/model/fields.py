@@ -25,6 +25,7 @@ _POSITIVE = (
     "loading_density",
 )
 _NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
+_COUNTS = ("feature_dim", "num_factors", "num_projected", "projection_dim", "num_training_images")
 
 
 def check_fields(config: Any) -> None:
@@ -35,7 +36,7 @@ def check_fields(config: Any) -> None:
             continue
         if isinstance(getattr(config, name), bool) or not isinstance(getattr(config, name), int | float):
             raise ValueError(f"{name}={getattr(config, name)!r} must be a number.")
-    for name in ("feature_dim", "num_factors", "projection_dim", "num_samples", "num_training_images"):
+    for name in (*_COUNTS, "num_samples"):
         if not isinstance(getattr(config, name), int | None):
             raise ValueError(f"{name}={getattr(config, name)!r} must be a whole number.")
     if config.num_labels < 2:
@@ -49,7 +50,7 @@ def check_fields(config: Any) -> None:
     for name in _NON_NEGATIVE:
         if name not in unset and not getattr(config, name) >= 0:
             raise ValueError(f"{name}={getattr(config, name)} must be zero or above.")
-    for name in ("feature_dim", "num_factors", "projection_dim", "num_training_images"):
+    for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be 1 or more.")
@@ -65,10 +66,16 @@ def check_fields(config: Any) -> None:
             "score_concentration='per_image' is one number for all factors, which no factor's own pre-activation can "
             "give; pass score_concentration_input='features' or 'score_mean' with it."
         )
-    if config.projection == "none" and config.num_factors != config.feature_dim:
+    if config.num_projected is not None and config.num_projected < (config.num_factors or 1):
         raise ValueError(
-            f"num_factors={config.num_factors} differs from feature_dim={config.feature_dim}, which projection='none' "
-            "cannot bridge; pass projection='linear' or leave num_factors out."
+            f"num_projected={config.num_projected} is less than num_factors={config.num_factors}, which are selected "
+            "from it; leave it out (bndl_hf.interpretability.prune sets it)."
+        )
+    name = "num_factors" if config.num_projected is None else "num_projected"
+    if config.projection == "none" and getattr(config, name) != config.feature_dim:
+        raise ValueError(
+            f"{name}={getattr(config, name)} differs from feature_dim={config.feature_dim}, which projection='none' "
+            f"cannot bridge; pass projection='linear' or leave {name} out."
         )
     if config.num_samples < 2:
         raise ValueError(f"num_samples={config.num_samples}: a t-test needs 2 draws or more (the paper takes 20).")

@@ -266,22 +266,28 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
 
     @torch.no_grad()
     def explain(
-        self, pixel_values: Tensor, target: Tensor | int | None = None, top_k: int = 5, **backbone_inputs: Any
+        self,
+        pixel_values: Tensor,
+        target: Tensor | int | None = None,
+        top_k: int = 5,
+        against: Tensor | int | str | None = None,
+        **backbone_inputs: Any,
     ) -> Evidence:
-        """The parts each image's logit consists of, exactly: factors, contributions, rest and bias.
+        """The parts each image's logit consists of, exactly, and how sure each is: factors, contributions, rest, bias.
 
         Args:
             pixel_values: [B, 3, height, width].
             target: class to explain per image [B], one class for all, or None for the top class.
             top_k: number of parts to name.
+            against: a class, one per image [B], or "runner_up": `contrast` then says why the target and not that one.
             **backbone_inputs: what else the backbone reads, see `extract_features`.
 
         Raises:
-            ValueError: for a class or a `top_k` out of range.
+            ValueError: for a class or a `top_k` out of range, or a class against itself.
         """
         with evaluation_mode(self):
             features = self.extract_features(pixel_values, **backbone_inputs).logits
-            return self.decision_layer.explain(features, target=target, top_k=top_k)
+            return self.decision_layer.explain(features, target, top_k, against)
 
 
 __all__ = [

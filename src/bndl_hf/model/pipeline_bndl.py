@@ -19,6 +19,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "is_answered", "total", "aleatoric", "epistemic")
 _PREDICTION_ARGUMENTS = ("method", "num_samples", "seed", "abstain_below")
 _EVIDENCE_ARGUMENTS = ("target", "evidence_top_k")
+# What it says of the answer's logit, under the names of Evidence.
+_EVIDENCE = ("factors", "contributions", "contribution_std", "share", "rest", "bias", "logit", "target")
 
 
 class BNDLImageClassificationPipeline(ImageClassificationPipeline):
@@ -121,9 +123,9 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
       (`set_conformal`).
     - `scores`: the `top_k` most probable classes, each {"label", "score"}.
     - `evidence`: what the logit of `target` consists of (a class's name or number; by default the answer's own):
-      {"label", "logit", "bias", "rest", "factors": [{"factor", "contribution", "share"}]}, `evidence_top_k` factors,
-      largest first. Contributions, rest and bias add up to the logit; a share is the contribution's fraction of all
-      factors' contributions, in [0, 1].
+      {"label", "logit", "bias", "rest", "factors": [{"factor", "contribution", "std", "share"}]}, `evidence_top_k`
+      factors, largest first. Contributions, rest and bias add up to the logit; std is the contribution's standard
+      deviation, share its fraction of all factors' contributions, in [0, 1].
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
@@ -166,7 +168,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         evidence = self.model.decision_layer.explain(
             features, target=outputs["probs"].argmax(dim=-1) if target is None else target, top_k=count
         )
-        return {**outputs, **vars(evidence)}
+        return {**outputs, **{name: getattr(evidence, name) for name in _EVIDENCE}}
 
     def postprocess(
         self, model_outputs: Mapping[str, Tensor], function_to_apply: Any = None, top_k: int | None = 5
@@ -188,18 +190,15 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         }
 
     def _evidence(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        parts, rest = outputs["contributions"][0], outputs["rest"][0]
-        whole = (parts.sum() + rest).clamp_min(torch.finfo(parts.dtype).tiny)
+        columns = [outputs[name][0].tolist() for name in ("factors", "contributions", "contribution_std", "share")]
         return {
             "label": self.model.config.id2label[outputs["target"][0].item()],
             "logit": outputs["logit"][0].item(),
             "bias": outputs["bias"][0].item(),
-            "rest": rest.item(),
+            "rest": outputs["rest"][0].item(),
             "factors": [
-                {"factor": factor, "contribution": part, "share": share}
-                for factor, part, share in zip(
-                    outputs["factors"][0].tolist(), parts.tolist(), (parts / whole).tolist(), strict=True
-                )
+                {"factor": factor, "contribution": part, "std": std, "share": share}
+                for factor, part, std, share in zip(*columns, strict=True)
             ],
         }
 

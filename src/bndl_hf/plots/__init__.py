@@ -23,6 +23,7 @@ from .style import (
     UNCERTAIN_COLOR,
     save_figure,
 )
+from .waterfall import waterfall_plot
 
 __all__ = [
     "BIAS_COLOR",
@@ -42,4 +43,5 @@ __all__ = [
     "save_figure",
     "sparsity_frontier_plot",
     "uncertainty_histograms",
+    "waterfall_plot",
 ]

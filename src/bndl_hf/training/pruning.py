@@ -7,7 +7,6 @@ c_phi (Eqs. 9, 11) and from the initial weights, so most of the loadings are dec
 
 from __future__ import annotations
 
-import torch
 from transformers.utils import logging
 
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
@@ -16,9 +15,6 @@ logger = logging.get_logger(__name__)
 
 # Prunings between start and end: so many that each of them takes little away.
 _NUM_PRUNINGS = 100
-# A pruned raw loading is put this far below the threshold. There it gets no gradient, and what momentum an optimizer
-# still has moves it by some ten learning rates, so it stays pruned and nothing about it has to be remembered.
-_OUT_OF_REACH = 1.0
 
 
 class LoadingPruner:
@@ -44,7 +40,7 @@ class LoadingPruner:
         if target == 1 or not (ends or (first <= step < last and (step - first) % interval == 0)):
             return
         left = 0.0 if ends else 1 - (step + 1 - first) / (last + 1 - first)  # of the way, 1 -> 0
-        prune_smallest(self._layer, target + (1 - target) * left**3)
+        self._layer.prune_smallest(target + (1 - target) * left**3)
 
 
 def warn_if_not_pruned(layer: BNDLDecisionLayer) -> None:
@@ -55,19 +51,3 @@ def warn_if_not_pruned(layer: BNDLDecisionLayer) -> None:
             f"{layer.sparsity():.0%} of the loadings are above zero, not {density:.0%}: the weights are those of a "
             "step before pruning had ended (an early stop, or load_best_model_at_end). Pass a smaller pruning_end."
         )
-
-
-@torch.no_grad()
-def prune_smallest(layer: BNDLDecisionLayer, density: float) -> None:
-    """Keep the share `density` of the loadings, the largest posterior means; the others are zero for good.
-
-    Args:
-        layer: changed in place.
-        density: a fraction in (0, 1]. Every class keeps its largest loading whatever the density.
-    """
-    means = layer.factor_loadings  # [K, C]
-    is_largest = torch.zeros_like(means, dtype=torch.bool).scatter_(0, means.argmax(dim=0, keepdim=True), True)
-    ranked = torch.where(is_largest, torch.inf, means).flatten()
-    kept = ranked.topk(max(round(density * means.numel()), means.shape[1])).indices
-    pruned = (ranked > 0).index_fill_(0, kept, False).view_as(means)
-    layer.raw_loadings.masked_fill_(pruned, layer.config.loading_threshold - _OUT_OF_REACH)
