@@ -54,7 +54,7 @@ def check_labels(labels: Tensor, num_images: int, num_classes: int | None = None
     """Raise ValueError unless `labels` is one class index for each of `num_images` images."""
     if labels.ndim != 1 or len(labels) != num_images:
         raise ValueError(f"labels have shape {list(labels.shape)}; one class for each of {num_images} images fits.")
-    if labels.dtype.is_floating_point or labels.dtype.is_complex or not len(labels):
+    if labels.dtype.is_floating_point or labels.dtype.is_complex:
         raise ValueError(f"labels have dtype {labels.dtype}; classes are whole numbers. Pass labels.long().")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or (num_classes is not None and highest >= num_classes):
