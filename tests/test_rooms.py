@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "command_line": (),
     "hub": ("model", "uncertainty", "interpretability", "plots"),
 }
-HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy")
+HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy", "captum", "skimage", "bndl_hf.interpretability")
 
 
 def module_name(file):
