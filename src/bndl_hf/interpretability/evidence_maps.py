@@ -52,8 +52,11 @@ def evidence_on_grid(model: Any, trace: FeatureTrace, scores: Tensor, coefficien
 def _exact(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, coefficients: Tensor) -> Tensor:
     """e_ij of the formula above, [B, k, P]; columns of h that are no average (a CLS token) add to no position."""
     active = coefficients * (scores > 0)[:, None]
-    weights = active @ layer.projection.weight if isinstance(layer.projection, nn.Linear) else active
-    weights = weights * layer.feature_scale  # [B, k, K] @ [K, D] -> [B, k, D]
+    weights = active
+    if isinstance(layer.projection, nn.Linear):
+        used = active.any(dim=0).any(dim=0)  # a few factors of many
+        weights = active[..., used] @ layer.projection.weight[used]  # [B, k, K] @ [K, D] -> [B, k, D]
+    weights = weights * layer.feature_scale
     elsewhere = weights.clone()
     elsewhere[..., found.columns] = 0
     placed = torch.einsum("bkf,bf->bk", active, scores) - torch.einsum("bkd,bd->bk", elsewhere, found.features)

@@ -26,7 +26,8 @@ class FeatureTrace:
 
     Attributes:
         features: h = f(x), [B, D].
-        maps: the last maps of the image with two positions or more, each with its grid, the latest last.
+        maps: the last maps of the image with two positions or more and D or D / 2 channels, each with its grid, the
+            latest last.
         norms: (norm, its input [B, D], its output [B, D]) of every normalisation that read one vector an image.
         image_size: (height, width) in pixels.
         inputs: what the backbone read, by name.
@@ -41,9 +42,10 @@ class FeatureTrace:
 
 @dataclass
 class _Recorder:
-    """The hook: remembers maps and norms of a batch of `batch_size` images."""
+    """The hook: remembers maps and norms of a batch of `batch_size` images that have one of `widths` channels."""
 
     batch_size: int
+    widths: set[int]
     image_size: tuple[int, int]
     config: Any
     maps: dict[tuple[int, torch.Size], tuple[Tensor, TokenGrid]] = field(default_factory=dict)
@@ -52,6 +54,8 @@ class _Recorder:
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         tensor = _main_tensor(output)
         if tensor is None or tensor.ndim < 2 or len(tensor) != self.batch_size:
+            return
+        if not self.widths & {tensor.shape[1], tensor.shape[-1]}:  # keeping no others leaves their memory to be reused
             return
         if _has_fixed_statistics(module) and tensor[0].numel() == tensor.shape[1]:  # [B, D] or [B, D, 1, 1]
             self.norms.append((module, inputs[0].flatten(1), tensor.flatten(1)))
@@ -78,7 +82,9 @@ def trace_features(model: Any, pixel_values: Tensor, **backbone_inputs: Any) -> 
         ValueError: as `extract_features`; or no map of the image is left to look at.
     """
     image_size = (pixel_values.shape[-2], pixel_values.shape[-1])
-    recorder = _Recorder(len(pixel_values), image_size, model.backbone.config)
+    D = model.decision_layer.config.feature_dim
+    widths = {D, D // 2}  # the features are as wide as the map, or twice: DINOv2's
+    recorder = _Recorder(len(pixel_values), widths, image_size, model.backbone.config)
     hooks = [module.register_forward_hook(recorder) for module in model.backbone.modules()]
     try:
         features = model.extract_features(pixel_values, **backbone_inputs).logits
@@ -102,7 +108,7 @@ def no_map_of(model: Any, image_size: tuple[int, int]) -> ValueError:
 
 def _main_tensor(output: Any) -> Tensor | None:
     """The hidden state among a module's outputs, which comes first."""
-    while isinstance(output, tuple | list | Mapping) and output:
+    while not isinstance(output, Tensor) and isinstance(output, tuple | list | Mapping) and output:
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     return output if isinstance(output, Tensor) else None
 
