@@ -148,11 +148,15 @@ def test_the_model_without_classes_has_the_same_maps():
     assert torch.equal(factor_maps(features, pixel_values).maps, factor_maps(model, pixel_values).maps)
 
 
-def test_half_precision_backbones_are_recognised_and_their_parts_still_add_up():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_backbones_are_recognised_and_their_parts_still_add_up(autocast):
     model, pixel_values = model_of("convnext")
-    model.to(torch.bfloat16)
-    maps = factor_maps(model, pixel_values)
+    if not autocast:
+        model.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        maps = factor_maps(model, pixel_values)
     assert maps.exact
+    assert maps.evidence.dtype == torch.float32
     torch.testing.assert_close(maps.evidence.sum(dim=(-2, -1)), maps.scores, rtol=1e-5, atol=1e-6)
 
 
@@ -218,7 +222,8 @@ def test_backbones_and_images_without_positions_are_errors(explain):
     perceiver, pixel_values = model_of("perceiver")
     with pytest.raises(ValueError, match="makes no map of two positions or more of an image of 8x8 pixels"):
         explain(perceiver, pixel_values)
-    mobilenet = BNDLForImageClassification.from_backbone_pretrained(classifier_of(SUPPORTED["mobilenet_v1"]))
+    mobilenet, _ = model_of("mobilenet_v1")
+    assert explain(mobilenet, torch.randn(1, 3, 32, 32)).method == "grad_cam"  # one position at the end, more before
     with pytest.raises(ValueError, match="pass larger images if it halves them until one position is left"):
         explain(mobilenet, torch.zeros(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"patches cut out beforehand \(SigLIP 2\) has none"):

@@ -56,4 +56,5 @@ def largest_parts(
     scores: WeibullPosterior, layer: BNDLDecisionLayer, target: Tensor | int | None, top_k: int
 ) -> Evidence:
     """The `top_k` largest parts of each image's logit of `target` (None: its top class); checks both."""
-    return explain_logit(scores, layer.loading_posterior(), layer.bias, target, top_k)
+    with torch.autocast(device_type=layer.raw_loadings.device.type, enabled=False):
+        return explain_logit(scores, layer.loading_posterior(), layer.bias, target, top_k)

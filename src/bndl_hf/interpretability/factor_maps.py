@@ -152,7 +152,8 @@ def class_maps(
 
     Example:
         >>> maps = class_maps(model, pixel_values)
-        >>> maps.evidence.sum((1, 2)) + maps.unplaced + maps.bias - maps.logit
+        >>> torch.allclose(maps.evidence.sum((1, 2)) + maps.unplaced + maps.bias, maps.logit)
+        True
     """
     check_sees_images(model, pixel_values)
     layer = model.decision_layer

@@ -79,7 +79,7 @@ def trace_features(model: Any, pixel_values: Tensor, **backbone_inputs: Any) -> 
         **backbone_inputs: what else the backbone reads, see `extract_features`.
 
     Raises:
-        ValueError: as `extract_features`; or no map of the image is left to look at.
+        ValueError: as `extract_features`.
     """
     image_size = (pixel_values.shape[-2], pixel_values.shape[-1])
     D = model.decision_layer.config.feature_dim
@@ -91,19 +91,8 @@ def trace_features(model: Any, pixel_values: Tensor, **backbone_inputs: Any) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    if not recorder.maps:
-        raise no_map_of(model, image_size)
     inputs = {"pixel_values": pixel_values, **backbone_inputs}
     return FeatureTrace(features, list(recorder.maps.values()), recorder.norms, image_size, inputs)
-
-
-def no_map_of(model: Any, image_size: tuple[int, int]) -> ValueError:
-    """The error of a backbone that has no positions, or a single one."""
-    return ValueError(
-        f"{type(model.backbone).__name__} makes no map of two positions or more of an image of {image_size[0]}x"
-        f"{image_size[1]} pixels, so nothing can be said about places in it; pass larger images if it halves them "
-        "until one position is left, or another backbone if it reads no grid (Perceiver). explain() needs no positions."
-    )
 
 
 def _main_tensor(output: Any) -> Tensor | None:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, largest_parts
-from bndl_hf.interpretability.feature_trace import no_map_of
 from bndl_hf.interpretability.token_grid import token_grid
 from bndl_hf.model.backbone import evaluation_mode
 from bndl_hf.model.weibull import WeibullPosterior
@@ -79,6 +78,9 @@ def gradcam_on_grid(
         coefficients: from the posterior of the scores, [B, K], the k sums [B, k, K].
         pixel_values: [B, channels, height, width].
         **backbone_inputs: what else the backbone reads.
+
+    Raises:
+        ValueError: for a backbone without a map of two positions or more.
     """
     device_type, layer = pixel_values.device.type, model.decision_layer
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
@@ -90,26 +92,27 @@ def gradcam_on_grid(
                 sums = coefficients(scores)
             values = torch.einsum("bkf,bf->k", sums, scores.mean)  # images do not see each other: their sum will do
         image_size, config = (pixel_values.shape[-2], pixel_values.shape[-1]), model.backbone.config
-        grids = [(state, token_grid(state, image_size, config)) for state in output.get("hidden_states") or ()]
+        states = output.get("hidden_states") or ()
+        grids = [(state, token_grid(state, image_size, config)) for state in states]
         maps = [(state, grid) for state, grid in grids if grid is not None and grid.num_positions > 1]
         if not maps:
-            raise no_map_of(model, image_size)
-        states = [state for state, _ in maps]
-        gradients = torch.autograd.grad(values.sum(), states, retain_graph=True, allow_unused=True)
-        depends = [
-            gradient is not None and bool(grid.positions(gradient).any())
-            for gradient, (_, grid) in zip(gradients, maps, strict=True)
-        ]
-        last = max((index for index, used in enumerate(depends) if used), default=None)
-        if last is None:
-            height, width = maps[-1][1].height, maps[-1][1].width
-            return torch.zeros(*sums.shape[:2], height, width, device=pixel_values.device)
-        state, grid = maps[last]
-        per_sum = (
-            [gradients[last]]
-            if len(values) == 1
-            else [torch.autograd.grad(value, state, retain_graph=True)[0] for value in values]
+            raise ValueError(
+                f"{type(model.backbone).__name__} makes no map of two positions or more of an image of {image_size[0]}x"
+                f"{image_size[1]} pixels, so nothing can be said about places in it; pass larger images if it halves "
+                "them until one position is left, or another backbone if it reads no grid (Perceiver). explain() needs "
+                "no positions."
+            )
+        gradients = torch.autograd.grad(
+            values.sum(), [state for state, _ in maps], retain_graph=True, allow_unused=True, materialize_grads=True
         )
+        used = [bool(grid.positions(gradient).any()) for gradient, (_, grid) in zip(gradients, maps, strict=True)]
+        last = max((index for index, is_used in enumerate(used) if is_used), default=-1)
+        state, grid = maps[last]
+        per_sum = [gradients[last]]
+        if len(values) > 1:
+            per_sum = [
+                torch.autograd.grad(value, state, retain_graph=True, materialize_grads=True)[0] for value in values
+            ]
         activations = grid.positions(state).detach().float()  # [B, P, D]
         weights = torch.stack([grid.positions(gradient).float().mean(dim=1) for gradient in per_sum], dim=1)
         cam = F.relu(weights @ activations.transpose(1, 2))  # [B, k, D] @ [B, D, P] -> [B, k, P]

@@ -150,7 +150,9 @@ def _captum() -> tuple[Any, Any]:
 
 def _score_posterior(model: Any, images: Tensor) -> WeibullPosterior:
     """q(theta | h) of a batch of images."""
-    return model.decision_layer.score_posterior(model.extract_features(images).logits)
+    features = model.extract_features(images).logits
+    with torch.autocast(device_type=images.device.type, enabled=False):
+        return model.decision_layer.score_posterior(features)
 
 
 def _proximity(shown: Tensor) -> Tensor:

@@ -66,9 +66,8 @@ def position_features(trace: FeatureTrace) -> PositionFeatures | None:
     for hidden_state, grid in reversed(trace.maps):
         if found is None or grid.num_positions > found.grid.num_positions:
             values = grid.positions(hidden_state).float()
-            columns, scale = _average(trace, values)
-            if columns is not None:
-                found = PositionFeatures(features, values, grid, columns, scale, is_average=True)
+            if (average := _average(trace, values)) is not None:
+                found = PositionFeatures(features, values, grid, *average, is_average=True)
     if found is not None:
         return found
     for hidden_state, grid in reversed(trace.maps):
@@ -79,7 +78,7 @@ def position_features(trace: FeatureTrace) -> PositionFeatures | None:
     return None
 
 
-def _average(trace: FeatureTrace, values: Tensor) -> tuple[slice | None, Tensor]:
+def _average(trace: FeatureTrace, values: Tensor) -> tuple[slice, Tensor] | None:
     """Which columns of the features are the average of `values` [B, P, D'], and how it was scaled; None if none are."""
     mean = values.mean(dim=1)  # [B, D']
     D, width = trace.features.shape[1], mean.shape[1]
@@ -89,7 +88,7 @@ def _average(trace: FeatureTrace, values: Tensor) -> tuple[slice | None, Tensor]
     for norm, given, returned in trace.norms:
         if _equal(given, mean, values) and _equal(returned, trace.features.float(), returned):
             return slice(0, D), _norm_scale(norm, mean)
-    return None, mean
+    return None
 
 
 def _equal(one: Tensor, other: Tensor, values: Tensor) -> bool:
