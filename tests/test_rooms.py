@@ -16,7 +16,7 @@ MAX_LINES = 300
 MAY_IMPORT = {
     "model": (),
     "uncertainty": ("model.predictive", "model.student_t", "model.mean_field", "model.prediction_sets"),
-    "interpretability": ("model",),
+    "interpretability": ("model", "plots"),  # the gallery is a page and a picture
     "training": ("model", "uncertainty", "hub"),  # the Trainer's own push_to_hub
     "baselines": ("model", "training", "uncertainty"),  # a comparison judges
     "metrics": ("uncertainty",),
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "command_line": (),
     "hub": ("model", "uncertainty", "interpretability", "plots"),
 }
-HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy")
+HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy", "captum", "skimage", "bndl_hf.interpretability")
 
 
 def module_name(file):

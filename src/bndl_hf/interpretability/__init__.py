@@ -1,37 +1,57 @@
-"""Looking inside: which factors a decision layer has, what each of them means, and how far that can be trusted."""
+"""Why a decision: what it consists of, where its parts lie in the image, what the factors mean, how far to trust that.
+
+`factor_maps` and `class_maps` are exact where features are an average over positions, `gradcam` and `lime_factor`
+approximate any backbone (Sec. 5.2 and App. A.1 of the paper). `import bndl_hf` does not import this package.
+"""
 
 from bndl_hf.interpretability.agreement import MapAgreement, map_agreement
+from bndl_hf.interpretability.factor_maps import ClassMaps, FactorMaps, class_maps, factor_maps
 from bndl_hf.interpretability.faithfulness import (
     FaithfulnessCurves,
     class_probability,
     factor_score,
     faithfulness_curves,
 )
+from bndl_hf.interpretability.gallery import FactorCard, FactorGallery, factor_gallery
+from bndl_hf.interpretability.gradcam import gradcam
 from bndl_hf.interpretability.identifiability import (
     IdentifiabilityCheck,
     IdentifiabilityReport,
     identifiability_report,
 )
+from bndl_hf.interpretability.lime import LimeExplanation, lime_factor
+from bndl_hf.interpretability.pictures import denormalized_images
 from bndl_hf.interpretability.pruning import prune
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck, factor_purity
 from bndl_hf.interpretability.sepin import SepinResult, sepin_at_k
 from bndl_hf.interpretability.sparsity import SparsityReport, SparsitySweep, sparsity_report, sparsity_sweep
 
 __all__ = [
+    "ClassMaps",
+    "FactorCard",
+    "FactorGallery",
+    "FactorMaps",
     "FactorPurity",
     "FactorPurityCheck",
     "FaithfulnessCurves",
     "IdentifiabilityCheck",
     "IdentifiabilityReport",
+    "LimeExplanation",
     "MapAgreement",
     "SepinResult",
     "SparsityReport",
     "SparsitySweep",
+    "class_maps",
     "class_probability",
+    "denormalized_images",
+    "factor_gallery",
+    "factor_maps",
     "factor_purity",
     "factor_score",
     "faithfulness_curves",
+    "gradcam",
     "identifiability_report",
+    "lime_factor",
     "map_agreement",
     "prune",
     "sepin_at_k",

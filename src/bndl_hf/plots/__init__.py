@@ -6,7 +6,9 @@ alike. matplotlib is an extra, imported only when a figure is asked for. `save_f
 """
 
 from .calibration import accuracy_by_decile_plot, reliability_diagram
+from .factor_sheet import factor_sheet
 from .frontier import sparsity_frontier_plot
+from .map_overlays import map_overlays
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
 from .prediction_sheet import prediction_sheet
@@ -36,6 +38,8 @@ __all__ = [
     "RULE",
     "UNCERTAIN_COLOR",
     "accuracy_by_decile_plot",
+    "factor_sheet",
+    "map_overlays",
     "pavpu_plot",
     "prediction_sheet",
     "reliability_diagram",

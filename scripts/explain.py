@@ -1,0 +1,219 @@
+r"""Look inside a trained BNDL classifier: what its factors stand for, and what single decisions consist of.
+
+    python scripts/explain.py --model_name_or_path outputs/mine --dataset_name uoft-cs/cifar10 \
+        --output_dir outputs/mine/explanations
+
+    python scripts/explain.py --model_name_or_path outputs/mine --dataset_name ./images --images cat.png dog.png --lime
+
+Writes below --output_dir: gallery.html, one page that needs no other file, with every active factor, the images that
+show it most, where they show it, and the classes it feeds; gallery.png, its first factors as a picture; and
+explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in numbers. For each of
+--images it adds NAME_parts.png, the parts of the decision and of the gap to the runner-up, and NAME_maps.png, where
+the largest of them lie.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Image as ImageFeature
+from PIL import Image, UnidentifiedImageError
+from transformers import AutoImageProcessor, HfArgumentParser
+
+from bndl_hf import BNDLForImageClassification, plots
+from bndl_hf.command_line import HelpFormatter, run
+from bndl_hf.interpretability import (
+    FactorGallery,
+    denormalized_images,
+    factor_gallery,
+    factor_maps,
+    lime_factor,
+    sparsity_report,
+)
+from bndl_hf.training.data import DataArguments, ImageDataset, load_image_dataset
+from bndl_hf.training.results import describe_environment, write_json
+
+
+@dataclass
+class ExplainArguments:
+    """Which model, which images one by one, and where the explanations go."""
+
+    model_name_or_path: str = field(metadata={"help": "Hub id or folder of a BNDL classifier and its processor."})
+    output_dir: str = field(default="outputs/explain", metadata={"help": "Folder for everything that is written."})
+    top: int = field(default=8, metadata={"help": "Images a factor is shown by."})
+    max_factors: int | None = field(
+        default=None, metadata={"help": "Factors on the page, those with most evidence; default: every active one."}
+    )
+    sheet_factors: int = field(default=12, metadata={"help": "Factors in gallery.png."})
+    images: list[str] = field(default_factory=list, metadata={"help": "Image files to explain one by one."})
+    top_k: int = field(default=5, metadata={"help": "Parts of a decision that are named."})
+    lime: bool = field(
+        default=False,
+        metadata={"help": "Beside the maps, LIME for the largest part of each of --images (1,000 passes)."},
+    )
+    tolerance: float = field(
+        default=1e-3, metadata={"help": "Share of an image's scores that other factors may have in Prop. 1's window."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images at a time."})
+    seed: int = field(default=0, metadata={"help": "Of LIME."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is an accelerator."})
+
+
+def make_gallery(arguments: ExplainArguments, model: Any, processor: Any, data: ImageDataset) -> FactorGallery:
+    """The gallery of the test part, written to the output folder."""
+    images = data.test.cast_column(data.image_column, ImageFeature(decode=True))  # type: ignore[union-attr]
+    return factor_gallery(
+        model,
+        processor,
+        images,
+        arguments.output_dir,
+        top=arguments.top,
+        max_factors=arguments.max_factors,
+        sheet_factors=arguments.sheet_factors,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        label_names=data.label_names,
+        tolerance=arguments.tolerance,
+        batch_size=arguments.batch_size,
+    )
+
+
+def in_numbers(gallery: FactorGallery, model: Any) -> dict[str, Any]:
+    """What the gallery says without its pictures, and the two reports."""
+    sparsity, certified, purity = sparsity_report(model), gallery.identifiability, gallery.purity
+    pure = None if purity is None else purity.purity[purity.num_top > 0]
+    return {
+        "num_images": gallery.num_images,
+        "num_factors": gallery.num_factors,
+        "num_active_factors": gallery.num_active,
+        "maps": {"method": gallery.method, "exact": gallery.exact},
+        "sparsity": {
+            "nonzero_loadings": sparsity.nonzero,
+            "loadings_per_class": sparsity.per_class.tolist(),
+            "unused_factors": int(sparsity.is_unused.sum()),
+        },
+        "purity": None
+        if purity is None or pure is None
+        else {"mean": pure.mean().item(), "chance": purity.chance, "top": purity.top},
+        "identifiability": {
+            "selective_window": int(certified.selective_window.sum()),
+            "sparsity": int(certified.sparsity.sum()),
+            "identifiable": certified.identifiable.nonzero().flatten().tolist(),
+            "alive": certified.num_factors,
+            "rank": certified.rank,
+            "tolerance": certified.tolerance,
+        },
+        "factors": [
+            {
+                "factor": card.factor,
+                "evidence_share": card.evidence_share,
+                "active_share": card.active_share,
+                "purity": card.purity,
+                "loadings": dict(zip(card.classes, card.loadings, strict=True)),
+                "top_images": card.images,
+            }
+            for card in gallery.cards
+        ],
+    }
+
+
+def explain_image(path: str, arguments: ExplainArguments, model: Any, processor: Any) -> list[Path]:
+    """Print what one decision consists of, and draw its parts and where they lie."""
+    try:
+        image = Image.open(path).convert("RGB")
+    except (FileNotFoundError, UnidentifiedImageError) as error:
+        raise ValueError(f"--images {path} cannot be read as an image: {error}") from error
+    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)
+    top_k = min(arguments.top_k, model.config.num_factors)
+    prediction = model.predict(pixel_values)
+    why = model.explain(pixel_values, top_k=top_k, against="runner_up")
+    names = model.config.id2label
+    answer, other = names[why.target.item()], names[why.contrast.against.item()]
+    surety = "certain" if prediction.is_certain.item() else "uncertain"
+    print(f"\n{path}: {answer} with {prediction.probs.max():.1%}, {surety} (p = {prediction.p_value.item():.2g})")
+    for factor, part, std, share in zip(
+        why.factors[0].tolist(), why.contributions[0], why.contribution_std[0], why.share[0], strict=True
+    ):
+        print(f"  factor {factor:<5}{part:8.2f} +- {std:.2f}{share:8.1%}")
+    for words, value in (("rest", why.rest), ("bias", why.bias), ("logit", why.logit)):
+        print(f"  {words:<12}{value.item():8.2f}")
+    folder, stem = Path(arguments.output_dir), Path(path).stem
+    parts = plots.waterfall_plot(
+        why.contributions[0].cpu(),
+        why.rest.item(),
+        why.bias.item(),
+        why.factors[0].cpu(),
+        why.contribution_std[0].cpu(),
+        why.rest_std.item(),
+        why.logit_std.item(),
+        title=f"Why {answer}?",
+    )
+    gap = why.contrast
+    against = plots.waterfall_plot(
+        gap.parts[0].cpu(),
+        gap.rest.item(),
+        gap.bias.item(),
+        gap.factors[0].cpu(),
+        gap.part_std[0].cpu(),
+        gap.rest_std.item(),
+        gap.gap_std.item(),
+        total="gap",
+        title=f"Why {answer} and not {other}?",
+    )
+    found = factor_maps(model, pixel_values, top_k=top_k)
+    shown, captions = found.maps[0].cpu(), [f"factor {k}" for k in found.factors[0].tolist()]
+    if arguments.lime:
+        lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)
+        scale = shown[0].abs().max() / lime.map.abs().max().clamp_min(1e-12)  # of another unit: to the same height
+        shown, captions = torch.cat([shown, scale * lime.map[None]]), [*captions, f"LIME, factor {lime.factor}"]
+    picture = denormalized_images(processor, pixel_values)[0]
+    how = "exactly" if found.exact else f"approximately ({found.method.replace('_', ' ')})"
+    maps = plots.map_overlays(
+        picture[None], shown[None], [captions], [answer], title=f"Where the largest parts lie, {how}"
+    )
+    return [
+        plots.save_figure(figure, folder / f"{stem}_{kind}.png")
+        for kind, figure in (("parts", parts), ("gap", against), ("maps", maps))
+    ]
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Parse the command line, look inside, write and print."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = HfArgumentParser(
+        (ExplainArguments, DataArguments),
+        usage="explain.py --model_name_or_path NAME --dataset_name NAME [any flag below]",
+        description=__doc__,
+        formatter_class=HelpFormatter,
+    )
+    arguments, data_arguments = parser.parse_args_into_dataclasses(argv)
+    name = arguments.model_name_or_path
+    device = (None if arguments.use_cpu else torch.accelerator.current_accelerator(True)) or torch.device("cpu")
+    model = BNDLForImageClassification.from_pretrained(name).to(device).eval()
+    processor = AutoImageProcessor.from_pretrained(name)
+    written = [path for image in arguments.images for path in explain_image(image, arguments, model, processor)]
+    data = load_image_dataset(data_arguments, evaluation_only=True)
+    gallery = make_gallery(arguments, model, processor, data)
+    results = {
+        "evaluated_on": data.sources["test"],
+        **in_numbers(gallery, model),
+        "command": "scripts/explain.py " + " ".join(argv),
+        "environment": {**describe_environment(), "device": device.type},
+    }
+    write_json(Path(arguments.output_dir) / "explanations.json", results)
+    print(f"\n{sparsity_report(model)}")
+    if gallery.purity is not None:
+        print(gallery.purity)
+    print(gallery.identifiability)
+    print(
+        "\n".join(map(str, [*written, gallery.sheet, Path(arguments.output_dir) / "explanations.json", gallery.page]))
+    )
+    return results
+
+
+if __name__ == "__main__":
+    run(main)

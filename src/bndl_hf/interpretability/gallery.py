@@ -1,0 +1,301 @@
+"""What each factor stands for, in pictures: the images that show it most, where they show it, the classes it feeds.
+
+One pass over a dataset finds the images, a second over those alone finds the places (factor_maps.py); memory does not
+grow with the dataset. gallery_page.py writes what was found as one HTML page, `plots.factor_sheet` as one picture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bndl_hf.interpretability.choices import check_sees_images
+from bndl_hf.interpretability.evidence_maps import POOLED_AVERAGE
+from bndl_hf.interpretability.factor_maps import factor_maps
+from bndl_hf.interpretability.gallery_page import write_page
+from bndl_hf.interpretability.identifiability import IdentifiabilityCheck, IdentifiabilityReport
+from bndl_hf.interpretability.pictures import denormalized_images
+from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck
+from bndl_hf.model.backbone import evaluation_mode
+from bndl_hf.plots import factor_sheet, save_figure
+
+# Larger pictures are made smaller for the page, in pixels: 512 factors of eight then weigh some 15 MB.
+_LARGEST_PICTURE = 128
+
+
+@dataclass(frozen=True)
+class FactorCard:
+    """One factor of a gallery.
+
+    Attributes:
+        factor: its index.
+        evidence_share: its part of everything that all factors added to the answers over the dataset, in [0, 1].
+        active_share: share of the images on which it is above zero, in [0, 1].
+        classes: names of the classes it feeds, largest loading first.
+        loadings: E[Phi_kc] of those classes, > 0.
+        purity: share of its top images that have their commonest label, in (0, 1]; None without labels.
+        images: the top images' rows in the dataset, most active first.
+        labels: their labels' names; None without labels.
+        scores: E[theta_k] on them, > 0.
+        pictures: what the model saw of them, [n, H, W, 3], uint8.
+        maps: [n, H, W], where they show the factor (`FactorMaps.maps`).
+    """
+
+    factor: int
+    evidence_share: float
+    active_share: float
+    classes: list[str]
+    loadings: list[float]
+    purity: float | None
+    images: list[int]
+    labels: list[str] | None
+    scores: list[float]
+    pictures: np.ndarray
+    maps: np.ndarray
+
+
+@dataclass(frozen=True)
+class FactorGallery:
+    """A gallery and where it was written.
+
+    Attributes:
+        cards: the factors shown, most evidence first.
+        num_active, num_factors: how many factors any image showed, of how many.
+        num_images: how many images were looked at.
+        purity: of the top images of every factor; None without labels.
+        identifiability: what Prop. 1 certifies on these images.
+        method: of the maps (`FactorMaps.method`).
+        page, sheet: the HTML page and the PNG.
+    """
+
+    cards: list[FactorCard]
+    num_active: int
+    num_factors: int
+    num_images: int
+    purity: FactorPurity | None
+    identifiability: IdentifiabilityReport
+    method: str
+    page: Path
+    sheet: Path
+
+    @property
+    def exact(self) -> bool:
+        """Whether the maps are exact, not approximations."""
+        return self.method == POOLED_AVERAGE
+
+
+def factor_gallery(
+    model: Any,
+    processor: Any,
+    dataset: Any,
+    output_dir: str | os.PathLike[str],
+    *,
+    top: int = 8,
+    max_factors: int | None = None,
+    sheet_factors: int = 12,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    title: str = "What the factors stand for",
+    tolerance: float = 1e-3,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> FactorGallery:
+    """Show every active factor by its top images, as one self-contained page and one picture.
+
+    Writes `gallery.html`, which needs no other file and no network, and `gallery.png`.
+
+    Args:
+        model: a `BNDLForImageClassification`.
+        processor: its image processor.
+        dataset: rows {image column: a PIL image, label column: a class}, a `datasets.Dataset` or any sequence.
+        output_dir: folder to write into.
+        top: images a factor is shown by.
+        max_factors: show only so many, those with the most evidence over the dataset; None shows every active one.
+        sheet_factors: factors in the picture.
+        image_column, label_column: None finds the column that holds PIL images, and "label", "labels" or the only
+            column that ends in "label".
+        label_names: names of the dataset's labels; None takes the model's.
+        title: of page and picture.
+        tolerance: of `identifiability_report`.
+        batch_size: images at a time.
+        progress: show progress bars.
+
+    Raises:
+        TypeError: for a decision layer alone.
+        ValueError: a dataset without images, an unknown column, or numbers below 1; no factor that any image shows.
+
+    Example:
+        >>> gallery = factor_gallery(model, processor, cifar10["test"], "outputs/gallery")
+        >>> gallery.page
+        PosixPath('outputs/gallery/gallery.html')
+    """
+    for name, value in (
+        ("top", top),
+        ("max_factors", max_factors),
+        ("batch_size", batch_size),
+        ("sheet_factors", sheet_factors),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} shows nothing; pass 1 or more.")
+    image_column, label_column = _find_columns(dataset, image_column, label_column)
+    names = [model.config.id2label[c] for c in range(model.config.num_labels)]
+    label_names = names if label_names is None else label_names
+    seen = _look_at_all(model, processor, dataset, image_column, label_column, top, tolerance, batch_size, progress)
+    shown = seen.by_evidence[:max_factors]
+    if not shown:
+        raise ValueError(f"None of the {len(seen.evidence)} factors is above zero on any of {len(dataset)} images.")
+    loadings = model.decision_layer.factor_loadings.detach().cpu()
+    cards: list[FactorCard] = []
+    methods: set[str] = set()
+    for factor in tqdm(shown, desc="Factors", disable=not progress):
+        n = int(seen.purity.num_top[factor])
+        rows = seen.purity.top_images[factor, :n].tolist()
+        pixel_values = _pixel_values(processor, [dataset[row] for row in rows], image_column).to(model.device)
+        found = factor_maps(model, pixel_values, factors=factor)
+        methods.add(found.method)
+        fed = loadings[factor].sort(descending=True)
+        num_fed = int((fed.values > 0).sum())
+        cards.append(
+            FactorCard(
+                factor=factor,
+                evidence_share=(seen.evidence[factor] / seen.evidence.sum()).item(),
+                active_share=(seen.num_active_images[factor] / len(dataset)).item(),
+                classes=[names[c] for c in fed.indices[:num_fed].tolist()],
+                loadings=fed.values[:num_fed].tolist(),
+                purity=None if label_column is None else seen.purity.purity[factor].item(),
+                images=rows,
+                labels=None if label_column is None else [label_names[dataset[row][label_column]] for row in rows],
+                scores=found.scores[:, 0].tolist(),
+                **_pictures(processor, pixel_values, found.maps[:, 0]),
+            )
+        )
+    gallery = FactorGallery(
+        cards=cards,
+        num_active=len(seen.by_evidence),
+        num_factors=len(seen.evidence),
+        num_images=len(dataset),
+        purity=None if label_column is None else seen.purity,
+        identifiability=seen.identifiability,
+        method=", ".join(sorted(methods)),
+        page=Path(output_dir) / "gallery.html",
+        sheet=Path(output_dir) / "gallery.png",
+    )
+    write_page(gallery, title)
+    first = cards[:sheet_factors]
+    figure = factor_sheet(
+        [card.pictures for card in first],
+        [card.maps for card in first],
+        [f"factor {card.factor}" for card in first],
+        [card.classes[:3] for card in first],
+        [card.purity for card in first],
+        title=title,
+    )
+    save_figure(figure, gallery.sheet)
+    return gallery
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one pass over the dataset found: sums of evidence [K], active images [K], top images."""
+
+    evidence: Tensor
+    num_active_images: Tensor
+    purity: FactorPurity
+    identifiability: IdentifiabilityReport
+
+    @property
+    def by_evidence(self) -> list[int]:
+        """Active factors, most evidence first; of equal ones the most often active."""
+        order = sorted(
+            range(len(self.evidence)), key=lambda k: (-self.evidence[k].item(), -self.num_active_images[k].item())
+        )
+        return [k for k in order if self.num_active_images[k] > 0]
+
+
+@torch.no_grad()
+def _look_at_all(
+    model: Any,
+    processor: Any,
+    dataset: Any,
+    image_column: str,
+    label_column: str | None,
+    top: int,
+    tolerance: float,
+    batch_size: int,
+    progress: bool,
+) -> _Seen:
+    loadings = model.decision_layer.factor_loadings.detach().double().cpu()  # [K, C]
+    evidence, num_active = torch.zeros(len(loadings), dtype=torch.float64), torch.zeros(len(loadings))
+    purity = FactorPurityCheck(top)
+    identifiability = IdentifiabilityCheck(loadings, tolerance)
+    with evaluation_mode(model):
+        for rows in _batches(dataset, batch_size, progress):
+            pixel_values = _pixel_values(processor, rows, image_column).to(model.device)
+            check_sees_images(model, pixel_values)
+            output = model(pixel_values)
+            scores, answers = output.factor_scores.cpu(), output.logits.argmax(dim=-1).cpu()
+            evidence += (scores.double() * loadings.T[answers]).sum(0)
+            num_active += (scores > 0).sum(0)
+            labels = answers if label_column is None else torch.tensor([row[label_column] for row in rows])
+            purity.update(scores, labels)
+            identifiability.update(scores)
+    return _Seen(evidence, num_active, purity.report(), identifiability.report())
+
+
+def _batches(dataset: Any, batch_size: int, progress: bool) -> Iterator[list[Mapping[str, Any]]]:
+    starts = range(0, len(dataset), batch_size)
+    for start in tqdm(starts, desc="Images", disable=not progress):
+        yield [dataset[row] for row in range(start, min(start + batch_size, len(dataset)))]
+
+
+def _pixel_values(processor: Any, rows: Sequence[Mapping[str, Any]], image_column: str) -> Tensor:
+    return processor(images=[row[image_column].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
+
+
+def _pictures(processor: Any, pixel_values: Tensor, maps: Tensor) -> dict[str, np.ndarray]:
+    """What the model saw and maps of the same size, both made smaller where they are large."""
+    if (largest := max(maps.shape[-2:])) > _LARGEST_PICTURE:
+        size = [round(side * _LARGEST_PICTURE / largest) for side in maps.shape[-2:]]
+        pixel_values = F.interpolate(pixel_values.float(), size, mode="area")
+        maps = F.interpolate(maps[:, None].float(), size, mode="area")[:, 0]
+    return {"pictures": denormalized_images(processor, pixel_values), "maps": maps.float().cpu().numpy()}
+
+
+def _find_columns(dataset: Any, image_column: str | None, label_column: str | None) -> tuple[str, str | None]:
+    """Names of the columns; None for labels that are not there.
+
+    Raises:
+        ValueError: no row, no images, or no column of that name.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty; pass one with images.")
+    row = dataset[0]
+    if not isinstance(row, Mapping):
+        raise ValueError(f"A row of the dataset is a {type(row).__name__}; pass rows that name their columns.")
+    columns = ", ".join(row)
+    if image_column is None:
+        found = [name for name, value in row.items() if isinstance(value, Image.Image)]
+        if not found:
+            raise ValueError(f"The dataset has no images: its columns are {columns}. A column of PIL images is needed.")
+        image_column = found[0]
+    if label_column is None:
+        endings = [name for name in row if name.endswith("label")]
+        label_column = next((name for name in ("label", "labels") if name in row), None)
+        label_column = label_column or (endings[0] if len(endings) == 1 else None)
+    for argument, name in (("image_column", image_column), ("label_column", label_column)):
+        if name is not None and name not in row:
+            raise ValueError(f"{argument}={name!r} is no column of the dataset; its columns are {columns}.")
+    if not isinstance(row[image_column], Image.Image):
+        raise ValueError(f"image_column={image_column!r} holds a {type(row[image_column]).__name__}, not PIL images.")
+    return image_column, label_column
