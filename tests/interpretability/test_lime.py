@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from bndl_hf import BNDLForImageClassification
 from bndl_hf.interpretability import factor_maps, lime_factor
 from interpretability.quadrants import quadrant, quadrants_model, striped_images
+from model.architectures import SUPPORTED
+from model.test_architectures import classifier_of
 
 # 16 super-pixels of 8x8 pixels, each of four blocks.
 SQUARES = (torch.arange(32)[:, None] // 8) * 4 + torch.arange(32) // 8
@@ -87,6 +90,25 @@ def test_by_default_it_explains_the_largest_part_of_the_answer_on_slic_super_pix
     assert explanation.segments.unique().tolist() == list(range(M))
 
 
+@pytest.mark.parametrize("model_type", ["vit", "dinov2", "swin"])
+def test_it_asks_nothing_of_the_backbone(model_type):
+    classifier = classifier_of(SUPPORTED[model_type])
+    model = BNDLForImageClassification.from_backbone_pretrained(classifier, num_labels=4)
+    image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    explanation = lime_factor(model, image, segments=SQUARES, num_samples=20, progress=False)
+    assert explanation.map.shape == (32, 32)
+    assert explanation.weights.any()
+
+
+def test_where_hiding_changes_nothing_no_super_pixel_counts(model, image):
+    model = quadrants_model(score_threshold=0.0)
+    model.backbone.edges.conv.weight.data.zero_()
+    model.backbone.edges.conv.bias = torch.nn.Parameter(torch.ones(4))  # the same score whatever the image
+    explanation = lime_factor(model, image, factor=0, **FEW)
+    torch.testing.assert_close(explanation.weights, torch.zeros(16), rtol=0, atol=1e-6)
+    assert np.isnan(explanation.r2)
+
+
 def test_top_segments_are_the_largest_positive_weights(model, image):
     explanation = lime_factor(model, image, factor=0, **FEW)
     expected = explanation.weights.sort(descending=True).values[1]
@@ -123,6 +145,8 @@ def test_two_images_a_silent_factor_and_a_layer_without_a_backbone_are_errors(mo
         lime_factor(model, torch.zeros_like(image), factor=0, **FEW)
     with pytest.raises(TypeError, match="A BNDLDecisionLayer reads features"):
         lime_factor(model.decision_layer, image, **FEW)
+    with pytest.raises(TypeError, match="The image is a ndarray; pass what the model's processor makes of it"):
+        lime_factor(model, image.numpy(), **FEW)
 
 
 def test_without_captum_the_error_names_the_extra(model, image, monkeypatch):

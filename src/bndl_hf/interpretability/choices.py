@@ -17,13 +17,18 @@ def check_sees_images(model: Any, pixel_values: Tensor) -> None:
     """Refuse a model that has no backbone, and so no image to point into, and images that are no grid of pixels.
 
     Raises:
-        TypeError: for a decision layer alone.
+        TypeError: for a decision layer alone, or an image that is no tensor.
         ValueError: for patches cut out beforehand (SigLIP 2).
     """
     if not hasattr(model, "extract_features"):
         raise TypeError(
             f"A {type(model).__name__} reads features, which have no place in an image; pass the "
             "BNDLForImageClassification it belongs to, or ask the layer itself for explain(features)."
+        )
+    if not isinstance(pixel_values, Tensor):
+        raise TypeError(
+            f"The image is a {type(pixel_values).__name__}; pass what the model's processor makes of it: "
+            "processor(image, return_tensors='pt')['pixel_values']."
         )
     if pixel_values.ndim != 4:
         raise ValueError(
@@ -39,7 +44,10 @@ def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer
         ValueError: for another shape, or a factor the layer does not have.
     """
     K, loadings = layer.raw_loadings.shape[0], layer.raw_loadings
-    chosen = torch.as_tensor(factors, device=loadings.device)
+    try:
+        chosen = torch.as_tensor(factors, device=loadings.device)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{factors!r} is no choice of factors: {error}.") from error
     if chosen.is_floating_point() or chosen.dtype == torch.bool or not chosen.numel() or chosen.ndim > 2:
         raise ValueError(
             f"{factors!r} is no choice of factors; pass one number, several for all images, or [B, k] of them."

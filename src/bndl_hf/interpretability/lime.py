@@ -31,7 +31,8 @@ class LimeExplanation:
         segments: [H, W], the super-pixel of each pixel, 0 .. M - 1.
         factor: the factor explained.
         factor_score: E[theta_k] of the whole image.
-        r2: how much of the (weighted) variance of the score the linear model explains; 1 is all of it.
+        r2: how much of the (weighted) variance of the score the linear model explains; 1 is all of it, NaN says
+            that hiding super-pixels changes nothing.
     """
 
     map: Tensor
@@ -82,7 +83,7 @@ def lime_factor(
 
     Raises:
         ImportError: captum, scikit-image or scikit-learn is missing.
-        TypeError: for a decision layer alone.
+        TypeError: for a decision layer alone, or an image that is no tensor.
         ValueError: for more than one image, segments of another size or only one, a factor out of range or whose
             score is zero on this image, or too few samples.
 
@@ -90,7 +91,7 @@ def lime_factor(
         >>> explanation = lime_factor(model, pixel_values[0])
         >>> explanation.map.shape, explanation.top_segments().float().mean()  # share of the image shown
     """
-    images = image[None] if image.ndim == 3 else image
+    images = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
     check_sees_images(model, images)
     if len(images) != 1:
         raise ValueError(f"image is a batch of {len(images)}; LIME explains one image, [channels, H, W], at a time.")
@@ -211,6 +212,6 @@ def _mean_colours(images: Tensor, segments: Tensor, num_segments: int) -> Tensor
 
 
 def _weighted_r2(predicted: Tensor, scores: Tensor, weights: Tensor) -> float:
-    """1 - weighted squared error / weighted variance; NaN where the score never changes."""
+    """1 - weighted squared error / weighted variance."""
     mean = (weights * scores).sum() / weights.sum()
     return 1 - float((weights * (scores - predicted).square()).sum() / (weights * (scores - mean).square()).sum())
