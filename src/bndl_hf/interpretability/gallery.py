@@ -7,7 +7,7 @@ grow with the dataset. gallery_page.py writes what was found as one HTML page, `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -23,6 +22,7 @@ from bndl_hf.interpretability.choices import check_sees_images
 from bndl_hf.interpretability.evidence_maps import POOLED_AVERAGE
 from bndl_hf.interpretability.factor_maps import factor_maps
 from bndl_hf.interpretability.gallery_page import write_page
+from bndl_hf.interpretability.gallery_rows import find_columns, pixel_values_of, row_batches
 from bndl_hf.interpretability.identifiability import IdentifiabilityCheck, IdentifiabilityReport
 from bndl_hf.interpretability.pictures import denormalized_images
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck
@@ -148,7 +148,7 @@ def factor_gallery(
     ):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} shows nothing; pass 1 or more.")
-    image_column, label_column = _find_columns(dataset, image_column, label_column)
+    image_column, label_column = find_columns(dataset, image_column, label_column)
     names = [model.config.id2label[c] for c in range(model.config.num_labels)]
     label_names = names if label_names is None else label_names
     seen = _look_at_all(model, processor, dataset, image_column, label_column, top, tolerance, batch_size, progress)
@@ -161,7 +161,7 @@ def factor_gallery(
     for factor in tqdm(shown, desc="Factors", disable=not progress):
         n = int(seen.purity.num_top[factor])
         rows = seen.purity.top_images[factor, :n].tolist()
-        pixel_values = _pixel_values(processor, [dataset[row] for row in rows], image_column).to(model.device)
+        pixel_values = pixel_values_of(processor, [dataset[row] for row in rows], image_column).to(model.device)
         found = factor_maps(model, pixel_values, factors=factor)
         methods.add(found.method)
         fed = loadings[factor].sort(descending=True)
@@ -240,8 +240,8 @@ def _look_at_all(
     purity = FactorPurityCheck(top)
     identifiability = IdentifiabilityCheck(loadings, tolerance)
     with evaluation_mode(model):
-        for rows in _batches(dataset, batch_size, progress):
-            pixel_values = _pixel_values(processor, rows, image_column).to(model.device)
+        for rows in row_batches(dataset, batch_size, progress):
+            pixel_values = pixel_values_of(processor, rows, image_column).to(model.device)
             check_sees_images(model, pixel_values)
             output = model(pixel_values)
             scores, answers = output.factor_scores.cpu(), output.logits.argmax(dim=-1).cpu()
@@ -253,16 +253,6 @@ def _look_at_all(
     return _Seen(evidence, num_active, purity.report(), identifiability.report())
 
 
-def _batches(dataset: Any, batch_size: int, progress: bool) -> Iterator[list[Mapping[str, Any]]]:
-    starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, desc="Images", disable=not progress):
-        yield [dataset[row] for row in range(start, min(start + batch_size, len(dataset)))]
-
-
-def _pixel_values(processor: Any, rows: Sequence[Mapping[str, Any]], image_column: str) -> Tensor:
-    return processor(images=[row[image_column].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
-
-
 def _pictures(processor: Any, pixel_values: Tensor, maps: Tensor) -> dict[str, np.ndarray]:
     """What the model saw and maps of the same size, both made smaller where they are large."""
     if (largest := max(maps.shape[-2:])) > _LARGEST_PICTURE:
@@ -270,32 +260,3 @@ def _pictures(processor: Any, pixel_values: Tensor, maps: Tensor) -> dict[str, n
         pixel_values = F.interpolate(pixel_values.float(), size, mode="area")
         maps = F.interpolate(maps[:, None].float(), size, mode="area")[:, 0]
     return {"pictures": denormalized_images(processor, pixel_values), "maps": maps.float().cpu().numpy()}
-
-
-def _find_columns(dataset: Any, image_column: str | None, label_column: str | None) -> tuple[str, str | None]:
-    """Names of the columns; None for labels that are not there.
-
-    Raises:
-        ValueError: no row, no images, or no column of that name.
-    """
-    if len(dataset) == 0:
-        raise ValueError("The dataset is empty; pass one with images.")
-    row = dataset[0]
-    if not isinstance(row, Mapping):
-        raise ValueError(f"A row of the dataset is a {type(row).__name__}; pass rows that name their columns.")
-    columns = ", ".join(row)
-    if image_column is None:
-        found = [name for name, value in row.items() if isinstance(value, Image.Image)]
-        if not found:
-            raise ValueError(f"The dataset has no images: its columns are {columns}. A column of PIL images is needed.")
-        image_column = found[0]
-    if label_column is None:
-        endings = [name for name in row if name.endswith("label")]
-        label_column = next((name for name in ("label", "labels") if name in row), None)
-        label_column = label_column or (endings[0] if len(endings) == 1 else None)
-    for argument, name in (("image_column", image_column), ("label_column", label_column)):
-        if name is not None and name not in row:
-            raise ValueError(f"{argument}={name!r} is no column of the dataset; its columns are {columns}.")
-    if not isinstance(row[image_column], Image.Image):
-        raise ValueError(f"image_column={image_column!r} holds a {type(row[image_column]).__name__}, not PIL images.")
-    return image_column, label_column

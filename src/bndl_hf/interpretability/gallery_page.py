@@ -60,8 +60,8 @@ figure { margin: 0; width: 6.4rem; } figcaption { font-size: .75rem; color: var(
   text-overflow: ellipsis; white-space: nowrap; }
 .picture { position: relative; } .picture img { display: block; width: 100%; border-radius: 3px; }
 .picture .map { position: absolute; inset: 0; height: 100%; }
-.with-maps .picture img:first-child { filter: grayscale(1); }
-body:not(.with-maps) .map, article[hidden] { display: none; }
+.with-maps .picture:not(:hover) img:first-child { filter: grayscale(1); }
+body:not(.with-maps) .map, .picture:hover .map, article[hidden] { display: none; }
 @media (max-width: 44rem) { article { grid-template-columns: 1fr; } }
 """
 
@@ -130,9 +130,8 @@ def _card(card: FactorCard, largest_loading: float) -> str:
     others = len(card.classes) - _CLASSES_SHOWN
     more = f"<p>and {others} more {'class' if others == 1 else 'classes'}</p>" if others > 0 else ""
     nothing = "" if card.classes else "<p>feeds no class</p>"
-    scale = max(float(np.abs(card.maps).max()), np.finfo(np.float32).tiny)
     labels = card.labels or [""] * len(card.images)
-    figures = "".join(_figure(card, i, labels[i], _overlay(card.maps[i] / scale)) for i in range(len(card.images)))
+    figures = "".join(_figure(card, i, labels[i]) for i in range(len(card.images)))
     return (
         f'<article id="factor-{card.factor}" data-classes="{escape(json.dumps(card.classes), quote=True)}">'
         f"<div><h2>factor {card.factor}</h2><p>{'<br>'.join(facts)}</p>"
@@ -140,8 +139,9 @@ def _card(card: FactorCard, largest_loading: float) -> str:
     )
 
 
-def _figure(card: FactorCard, i: int, label: str, overlay: np.ndarray) -> str:
-    row, score = card.images[i], card.scores[i]
+def _figure(card: FactorCard, i: int, label: str) -> str:
+    row, score, evidence = card.images[i], card.scores[i], card.maps[i]
+    overlay = _overlay(evidence / max(float(np.abs(evidence).max()), np.finfo(np.float32).tiny))
     what = f"image {row}, {label}," if label else f"image {row},"
     alt = escape(f"{what} which shows factor {card.factor} with a score of {score:.2f}", quote=True)
     return (

@@ -30,7 +30,7 @@ def factor_sheet(
 
     Args:
         images: for each factor its top images, [n, H, W] grey or [n, H, W, 3] RGB; 0..255 if integers, else in [0, 1].
-        maps: for each factor where those images show it, [n, H, W]; the maps of a factor share a scale.
+        maps: for each factor where those images show it, [n, H, W]; the every map has a scale of its own.
         names: a name for each factor.
         classes: for each factor the names of the classes it feeds, largest loading first.
         purity: for each factor the share of its top images that have one class, in [0, 1].
@@ -73,10 +73,9 @@ def factor_sheet(
         words.text(0, 0.5, "\n".join(lines), size=8, color=MUTED, **{**font, "va": "top"}, wrap=True)
         pictures = pictures / (255 if np.issubdtype(pictures.dtype, np.integer) else 1.0)
         grey = pictures if pictures.ndim == 3 else pictures @ (0.299, 0.587, 0.114)
-        largest = max(np.abs(layers).max(), np.finfo(np.float64).tiny)
         for i in range(len(layers)):
             show_image(figure.add_subplot(grid[2 * f, i + 1]), pictures[i])
             below = figure.add_subplot(grid[2 * f + 1, i + 1])
             show_image(below, 0.35 + 0.65 * grey[i])
-            below.imshow(overlay_colours(layers[i] / largest))
+            below.imshow(overlay_colours(layers[i] / max(np.abs(layers[i]).max(), np.finfo(np.float64).tiny)))
     return figure
