@@ -94,6 +94,22 @@ def test_each_part_is_that_of_a_naive_sum_over_features(model_type):
                     assert maps.evidence[b, column].flatten()[p].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("model_type", ["resnet", "swin", "focalnet", "hiera", "convnext", "segformer", "clip"])
+@pytest.mark.parametrize("corner", [(0, -1), (-1, 0)], ids=["top right", "bottom left"])
+def test_another_corner_of_the_image_changes_the_evidence_of_that_corner_most(model_type, corner):
+    # A transposed, mirrored or unrolled grid would put it elsewhere.
+    model, pixel_values = model_of(model_type)
+    before = factor_maps(model, pixel_values)
+    changed, quarter = pixel_values.clone(), pixel_values.shape[-1] // 4
+    rows, columns = (slice(0, quarter) if side == 0 else slice(-quarter, None) for side in corner)
+    changed[..., rows, columns] += 2
+    after = factor_maps(model, changed, factors=before.factors)
+    change = (after.evidence - before.evidence).abs().sum(dim=(0, 1))
+    half = change.shape[0] // 2
+    quarters = change.unflatten(1, (2, half)).unflatten(0, (2, half)).sum(dim=(1, 3))  # [2, 2]
+    assert quarters[corner] == quarters.max()
+
+
 @pytest.mark.parametrize("f", range(4))
 def test_a_factor_that_sees_one_quadrant_has_exactly_the_edges_of_that_quadrant(f):
     images, strength = striped_images()

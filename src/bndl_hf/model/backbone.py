@@ -196,13 +196,14 @@ def detach_head(classifier: PreTrainedModel, head_name: str) -> nn.Linear | nn.C
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; after it every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def public_config(config: PretrainedConfig) -> PretrainedConfig:
