@@ -1,7 +1,7 @@
-"""What explanations cost: maps of evidence against a forward pass of the same model on the same images.
+"""What explanations cost: maps of evidence against a forward pass of the same model, SEPIN over many factors.
 
-    python scripts/benchmark_explanations.py --what maps --output docs/results/explanations_maps.json
-    python scripts/benchmark_explanations.py --what maps --model ../shared/models/resnet-cifar100 --image_size 64
+    python scripts/benchmark_explanations.py --output docs/results/explanations_cost.json
+    python scripts/benchmark_explanations.py --model ../shared/models/resnet-cifar100 --image_size 64
 
 Forward pass and explanation run in turns on the same machine; what counts is the median of their ratios. Without
 `--model` the backbones are those of BACKBONES in their standard sizes with random weights, which time does not depend
@@ -34,7 +34,7 @@ from transformers import (
 
 from bndl_hf import BNDLForImageClassification
 from bndl_hf.command_line import HelpFormatter, run
-from bndl_hf.interpretability import class_maps, factor_maps, gradcam
+from bndl_hf.interpretability import class_maps, factor_maps, gradcam, sepin_at_k
 from bndl_hf.training.results import describe_environment, write_json
 
 BACKBONES: dict[str, Callable[[], PretrainedConfig]] = {
@@ -48,9 +48,8 @@ BACKBONES: dict[str, Callable[[], PretrainedConfig]] = {
 
 @dataclass
 class Arguments:
-    """What is timed, on which models, how often."""
+    """On which models, with how much, how often."""
 
-    what: str = field(default="maps", metadata={"help": "What to measure.", "choices": ["maps"]})
     model: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of an image classifier; without it, all of BACKBONES."}
     )
@@ -58,6 +57,8 @@ class Arguments:
     batch_size: int = field(default=8, metadata={"help": "Images at a time."})
     top_k: int = field(default=5, metadata={"help": "Factors explained per image."})
     repeats: int = field(default=9, metadata={"help": "Pairs of timings."})
+    sepin_factors: int = field(default=512, metadata={"help": "Factors that SEPIN is timed with."})
+    sepin_images: int = field(default=2048, metadata={"help": "Images that SEPIN is timed with."})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
     output: str = field(default="outputs/bench/explanations.json", metadata={"help": "JSON file to write."})
 
@@ -107,6 +108,16 @@ def compare_with_forward(
     }
 
 
+def time_sepin(arguments: Arguments) -> dict[str, Any]:
+    """Seconds of SEPIN@10 over random scores."""
+    generator = torch.Generator().manual_seed(0)
+    shape = arguments.sepin_images, arguments.sepin_factors
+    scores = torch.rand(shape, generator=generator)
+    views = [scores + 0.3 * torch.rand(shape, generator=generator) for _ in range(2)]
+    seconds = [_seconds(partial(sepin_at_k, *views, 10), "cpu") for _ in range(3)]
+    return {"factors": shape[1], "images": shape[0], "batch_size": 256, "seconds": statistics.median(seconds)}
+
+
 def _seconds(call: Callable[[], Any], device: str) -> float:
     _synchronize(device)
     started = time.perf_counter()
@@ -130,8 +141,9 @@ def main(argv: list[str] | None = None) -> None:
     runs = []
     for name, model in tqdm(models(arguments).items(), desc="Backbones"):
         runs.append({"backbone": name, **compare_with_forward(model, pixels, arguments)})
-    settings = {name: getattr(arguments, name) for name in ("what", "image_size", "batch_size", "top_k", "repeats")}
-    write_json(arguments.output, {**settings, "runs": runs, "environment": describe_environment()})
+    settings = {name: getattr(arguments, name) for name in ("image_size", "batch_size", "top_k", "repeats")}
+    sepin = time_sepin(arguments)
+    write_json(arguments.output, {**settings, "runs": runs, "sepin": sepin, "environment": describe_environment()})
     print(
         f"{'backbone':<16}{'method':<16}{'grid':<8}{'forward':>11}{'factor_maps':>13}{'class_maps':>12}{'gradcam':>9}"
     )
@@ -139,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         passes = f"{one['factor_maps_passes']:>13.2f}{one['class_maps_passes']:>12.2f}{one['gradcam_passes']:>9.2f}"
         grid = "x".join(map(str, one["grid"]))
         print(f"{one['backbone']:<16}{one['method']:<16}{grid:<8}{one['forward_seconds']:>9.3f} s{passes}")
+    print(f"SEPIN over {sepin['factors']} factors and {sepin['images']} images: {sepin['seconds']:.1f} s")
     print(f"The last three in forward passes. Written: {arguments.output}")
 
 

@@ -5,9 +5,9 @@ r"""What factors are worth: BNDL's beside those of other heads on one backbone, 
     python scripts/benchmark_factors.py maps --model_name_or_path outputs/cifar10-frozen --dataset_name DATA \
         --output docs/results/maps_cifar10.json
 
-heads: every head and seed is trained on FILE (scripts/benchmark.py features, of the same BACKBONE) and judged on all test
-rows: accuracy, purity of the factors' top images, SEPIN@k between two random views of test images, and what Prop. 1
-certifies. maps: of the largest part of each answer, how exact maps, Grad-CAM and LIME agree, and what becomes of the
+heads: every head and seed is trained on FILE (scripts/benchmark.py features, of the same BACKBONE) and judged on all
+test rows: accuracy, purity of the factors' top images, SEPIN@k between two random views of test images, and what
+Prop. 1 certifies. maps: of the largest part of each answer, how exact maps, Grad-CAM and LIME agree, and what becomes of the
 factor where each of them has its pixels deleted or inserted. Finished runs are kept.
 """
 
@@ -75,11 +75,8 @@ def compare_heads(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def random_views(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, each [N, D]."""
     name = arguments.model_name_or_path
-    is_bndl = AutoConfig.from_pretrained(name).model_type == "bndl"
-    load = (
-        BNDLForImageClassification.from_pretrained if is_bndl else BNDLForImageClassification.from_backbone_pretrained
-    )
-    model = load(name).to(arguments.device).eval()
+    kind, is_bndl = BNDLForImageClassification, AutoConfig.from_pretrained(name).model_type == "bndl"
+    model = (kind.from_pretrained if is_bndl else kind.from_backbone_pretrained)(name).to(arguments.device).eval()
     processor = AutoImageProcessor.from_pretrained(name)
     chosen = DataArguments(arguments.dataset_name, max_eval_samples=arguments.num_images)
     rows = load_image_dataset(chosen, evaluation_only=True).with_pixel_values("test", processor, arguments.augmentation)

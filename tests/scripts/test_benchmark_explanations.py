@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_explanations.py"
 
 def test_the_cost_of_maps_in_forward_passes_is_written_and_printed(tmp_path):
     classifier_of(SUPPORTED["convnext"]).save_pretrained(tmp_path / "tiny")
-    flags = ["--what", "maps", "--model", tmp_path / "tiny", "--image_size", 32, "--batch_size", 2, "--repeats", 2]
+    flags = ["--sepin_images", 64, "--sepin_factors", 8, "--model", tmp_path / "tiny", "--image_size", 32, "--batch_size", 2, "--repeats", 2]
     command = [sys.executable, SCRIPT, *flags, "--output", tmp_path / "out.json"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
