@@ -7,8 +7,8 @@ r"""What factors are worth: BNDL's beside those of other heads on one backbone, 
 
 heads: every head and seed is trained on FILE (scripts/benchmark.py features, of the same BACKBONE) and judged on all
 test rows: accuracy, purity of the factors' top images, SEPIN@k between two random views of test images, and what
-Prop. 1 certifies. maps: of the largest part of each answer, how exact maps, Grad-CAM and LIME agree, and what becomes of the
-factor where each of them has its pixels deleted or inserted. Finished runs are kept.
+Prop. 1 certifies. maps: of the largest part of each answer, how exact maps, Grad-CAM and LIME agree, and what becomes
+of the factor where each of them has its pixels deleted or inserted. Finished runs are kept.
 """
 
 from __future__ import annotations

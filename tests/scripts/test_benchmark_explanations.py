@@ -13,7 +13,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_explanations.py"
 
 def test_the_cost_of_maps_in_forward_passes_is_written_and_printed(tmp_path):
     classifier_of(SUPPORTED["convnext"]).save_pretrained(tmp_path / "tiny")
-    flags = ["--sepin_images", 64, "--sepin_factors", 8, "--model", tmp_path / "tiny", "--image_size", 32, "--batch_size", 2, "--repeats", 2]
+    flags = ["--model", tmp_path / "tiny", "--image_size", 32, "--batch_size", 2, "--repeats", 2]
+    flags += ["--sepin_images", 64, "--sepin_factors", 16]
     command = [sys.executable, SCRIPT, *flags, "--output", tmp_path / "out.json"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -24,4 +25,5 @@ def test_the_cost_of_maps_in_forward_passes_is_written_and_printed(tmp_path):
     assert entry["forward_seconds"] > 0
     for name in ("factor_maps", "class_maps", "gradcam"):
         assert entry[f"{name}_passes"] > 0
+    assert (written["sepin"]["factors"], written["sepin"]["images"]) == (16, 64)
     assert written["environment"]["torch_threads"] >= 1
