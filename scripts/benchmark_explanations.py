@@ -114,7 +114,7 @@ def time_sepin(arguments: Arguments) -> dict[str, Any]:
     shape = arguments.sepin_images, arguments.sepin_factors
     scores = torch.rand(shape, generator=generator)
     views = [scores + 0.3 * torch.rand(shape, generator=generator) for _ in range(2)]
-    seconds = [_seconds(partial(sepin_at_k, *views, 10), "cpu") for _ in range(3)]
+    seconds = [_seconds(partial(sepin_at_k, views[0], views[1], 10), "cpu") for _ in range(3)]
     return {"factors": shape[1], "images": shape[0], "batch_size": 256, "seconds": statistics.median(seconds)}
 
 

@@ -83,7 +83,7 @@ def random_views(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     views = []
     for view in range(2):
         set_seed(view)
-        batches = tqdm(DataLoader(rows, 64, collate_fn=collate), desc=f"View {view + 1} of 2")  # type: ignore[arg-type]
+        batches = tqdm(DataLoader(rows, 64, collate_fn=collate), desc=f"View {view + 1} of 2")
         found = [model.extract_features(batch["pixel_values"].to(model.device)).logits for batch in batches]
         views.append(torch.cat(found).flatten(1).float().cpu())
     return views[0], views[1]
@@ -140,7 +140,7 @@ def compare_maps(arguments: argparse.Namespace) -> dict[str, Any]:
     processor = AutoImageProcessor.from_pretrained(name)
     chosen = DataArguments(arguments.dataset_name, max_eval_samples=arguments.num_images)
     rows = load_image_dataset(chosen, evaluation_only=True).with_pixel_values("test", processor)
-    pixel_values = collate(list(rows))["pixel_values"].to(model.device)  # type: ignore[call-overload]
+    pixel_values = collate(list(rows))["pixel_values"].to(model.device)
     exact = factor_maps(model, pixel_values, top_k=1)
     factors = exact.factors[:, 0]
     maps = {
