@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.hub import pull_from_hub
 from bndl_hf.training.data import make_image_processor
 from hub.processes import run_python
@@ -18,6 +19,25 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def lines_under(heading):
     return re.search(rf"^## {heading}$.*?^```python\n(.*?)^```", README, flags=re.S | re.M)[1]
+
+
+def test_look_inside(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=3)
+    model = BNDLForImageClassification(BNDLConfig.from_backbone_config(config)).eval()
+    processor, generator = make_image_processor(16), np.random.default_rng(0)
+    pictures = [Image.fromarray(one) for one in generator.integers(0, 256, (6, 20, 20, 3), dtype=np.uint8)]
+    names = {
+        "model": model,
+        "processor": processor,
+        "pixel_values": processor(pictures, return_tensors="pt")["pixel_values"],
+        "test_images": [{"image": one, "label": i % 3} for i, one in enumerate(pictures)],
+    }
+    monkeypatch.chdir(tmp_path)
+    exec(lines_under("Look inside"), names)
+    assert names["maps"].exact
+    assert names["gallery"].page.is_file()
+    assert len(names["figure"].axes) == 6 * 4
 
 
 @pytest.mark.parametrize("heading", ["Load from the Hub", "Wrap your own", "Push"])
