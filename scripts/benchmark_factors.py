@@ -14,6 +14,7 @@ of the factor where each of them has its pixels deleted or inserted. Finished ru
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def compare_heads(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "views": {"augmentation": arguments.augmentation, "num_images": arguments.num_images, "seed": 0},
         "sepin": {"temperature": arguments.temperature, "batch_size": arguments.batch_size},
         "purity": {"top": arguments.top},
+        "config": arguments.config,
         "defaults": current_defaults(),
     }
     runs = read_finished(arguments.output, settings)
@@ -65,7 +67,7 @@ def compare_heads(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     wanted = [(head, seed) for head in arguments.heads for seed in arguments.seeds if (head, seed) not in done]
     views = random_views(arguments) if wanted else ()
     for head, seed in tqdm(wanted, desc="Heads x seeds"):
-        layer = train_head(head, task, seed, disable_tqdm=True)
+        layer = train_head(head, task, seed, arguments.config, disable_tqdm=True)
         runs.append({"head": head, "seed": seed, **judge(layer, task, views, arguments)})
         write_json(arguments.output, {"settings": settings, "environment": describe_environment(), "runs": runs})
     return runs
@@ -217,6 +219,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     heads.add_argument("--hold_out", type=int, default=5000, help="Rows of train left out, as in benchmark.py heads.")
     heads.add_argument("--heads", nargs="+", choices=list(HEADS), default=["bndl", "dense", "nmf"], help="Heads.")
     heads.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds of the training.")
+    heads.add_argument("--config", type=json.loads, default={}, help="Fields of BNDLConfig over each head's, as JSON.")
     heads.add_argument("--num_images", type=int, default=2048, help="Test images with two views.")
     heads.add_argument("--augmentation", default="crop_flip", help="What makes a view, as in finetune.py.")
     heads.add_argument("--temperature", type=float, default=0.1, help="Of SEPIN's critic.")
