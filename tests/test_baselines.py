@@ -92,3 +92,17 @@ def test_a_strong_proximal_penalty_leaves_few_loadings():
     penalty = ProximalPenalty(30.0)
     layer = fit_decision_layer(*task.train, config, callbacks=[penalty], num_train_epochs=4, disable_tqdm=True)
     assert layer.sparsity() < 0.5
+
+
+def test_a_pruned_loading_comes_back_where_gradients_go_through_zero():
+    layer = make_head("bndl_through_zero", 4, 3)[0]
+    torch.nn.init.constant_(layer.raw_loadings, 0.5)
+    layer.prune_smallest(0.5)
+    pruned = layer.factor_loadings == 0
+    assert 0 < pruned.sum() < pruned.numel()
+    optimizer = torch.optim.SGD([layer.raw_loadings], lr=0.1)
+    for _ in range(10):
+        optimizer.zero_grad()
+        (-layer.factor_loadings.sum()).backward()
+        optimizer.step()
+    assert (layer.factor_loadings[pruned] > 0).all()

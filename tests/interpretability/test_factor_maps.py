@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bndl_hf import BNDLForImageClassification, BNDLModel
-from bndl_hf.interpretability import class_maps, factor_maps
-from bndl_hf.interpretability.feature_trace import trace_features
-from bndl_hf.interpretability.position_features import position_features
+from bndl_hf.interpretability import class_maps, factor_maps, prune
+from bndl_hf.interpretability.feature_trace import FeatureTrace, trace_features
+from bndl_hf.interpretability.position_features import _average, position_features
 from bndl_hf.model.backbone_inputs import example_inputs
 from interpretability.quadrants import GRID, LOADINGS, quadrant, quadrants_model, striped_images
 from model.architectures import SUPPORTED
@@ -265,3 +265,32 @@ def test_backbones_and_images_without_positions_are_errors(explain):
 def test_choices_out_of_range_are_errors(arguments, says):
     with pytest.raises(ValueError, match=says):
         factor_maps(quadrants_model(), striped_images()[0], **{"top_k": 2, **arguments})
+
+
+@pytest.mark.parametrize("preset", ["default", "released", "released_resnet"])
+def test_maps_of_a_pruned_model_are_those_of_the_whole(preset):
+    classifier = classifier_of(SUPPORTED["resnet"])
+    model = BNDLForImageClassification.from_backbone_pretrained(classifier, num_labels=3, preset=preset).eval()
+    layer = model.decision_layer
+    layer.raw_loadings.data.uniform_(0.1, 1)
+    layer.zero_loadings((torch.arange(len(layer.raw_loadings)) % 3 == 0)[:, None].expand_as(layer.raw_loadings))
+    smaller = prune(model)
+    assert smaller.config.num_factors < model.config.num_factors
+    assert (smaller.decision_layer.selection is None) == (preset == "default")
+    images = torch.randn(2, 3, 32, 32)
+    for of_model, of_smaller in (
+        (class_maps(model, images), class_maps(smaller, images)),
+        (factor_maps(model, images, top_k=3), factor_maps(smaller, images, top_k=3)),
+    ):
+        assert of_smaller.exact
+        torch.testing.assert_close(of_smaller.maps, of_model.maps, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weak_channel_that_is_no_average_is_noticed_beside_a_strong_one():
+    values = torch.rand(4, 9, 8)
+    values[..., 0] *= 3000
+    features = values.mean(dim=1)
+    trace = FeatureTrace(features=features, image_size=(3, 3), maps=[], norms=[], inputs={})
+    assert _average(trace, values) is not None
+    features[:, 3] *= 1.01
+    assert _average(trace, values) is None

@@ -108,6 +108,10 @@ def test_model_gradients_and_images_are_left_as_they_were(mode):
         ({"target": 5}, r"target=5 must hold classes between 0 and 1"),
         ({"factor": 4}, "Factor 4 is out of range"),
         ({"factor": torch.tensor([0, 1])}, r"3 images need"),
+        (
+            {"factor": torch.zeros(3, 2, dtype=torch.long)},
+            r"factor has shape \[3, 2\]; pass one, or one for each image",
+        ),
     ],
 )
 def test_choices_that_do_not_fit_are_errors(arguments, says):
@@ -120,3 +124,14 @@ def test_a_backbone_without_positions_and_a_layer_without_a_backbone_are_errors(
         gradcam(model_of("perceiver"), torch.zeros(1, 3, 8, 8))
     with pytest.raises(TypeError, match="A BNDLDecisionLayer reads features"):
         gradcam(quadrants_model().decision_layer, torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("explain", [class_maps, factor_maps, gradcam])
+def test_explainers_work_in_inference_mode_and_with_int32(explain):
+    model = BNDLForImageClassification.from_backbone_pretrained(classifier_of(SUPPORTED["cvt"]), num_labels=3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = explain(model, images, target=torch.tensor([0, 2]))
+    with torch.inference_mode():
+        found = explain(model, images, target=torch.tensor([0, 2], dtype=torch.int32))
+    expected, found = (getattr(one, "maps", one) for one in (expected, found))
+    torch.testing.assert_close(found, expected)

@@ -208,3 +208,10 @@ def test_what_has_no_factors_is_refused():
         prune(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="A DenseDecisionLayer makes no factors"):
         prune(DenseDecisionLayer(BNDLConfig(feature_dim=3, num_labels=2)))
+
+
+def test_a_wrapper_that_hands_on_the_layer_of_another_model_is_refused():
+    peft = pytest.importorskip("peft")
+    wrapped = peft.get_peft_model(tiny_model("resnet"), peft.LoraConfig(target_modules=["convolution"]))
+    with pytest.raises(ValueError, match="only hands on the decision layer of the model inside it"):
+        prune(wrapped)

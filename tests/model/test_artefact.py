@@ -60,5 +60,5 @@ def test_a_configuration_of_a_newer_version_is_refused(tmp_path):
     tiny_model("vit").save_pretrained(tmp_path)
     newer = {**read_config(tmp_path), "format_version": FORMAT_VERSION + 1}
     (tmp_path / "config.json").write_text(json.dumps(newer))
-    with pytest.raises(ValueError, match="format_version=3, which a newer bndl-hf wrote; this one reads up to 2"):
+    with pytest.raises(ValueError, match="format_version=4, which a newer bndl-hf wrote; this one reads up to 3"):
         AutoConfig.from_pretrained(tmp_path)

@@ -151,7 +151,7 @@ def test_a_configuration_of_version_1_loads_and_is_saved_as_what_it_is_now(tmp_p
     loaded = BNDLConfig.from_pretrained(tmp_path)
     assert (loaded.temperature, loaded.variance_scale, loaded.conformal) == (1.0, 1.0, None)
     loaded.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION == 2
+    assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION == 3
 
 
 def test_the_pipelines_apply_what_is_stored_and_take_a_threshold(model):

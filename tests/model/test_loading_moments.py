@@ -91,3 +91,18 @@ def test_loadings_that_are_not_sparse_are_not_kept():
     layer = BNDLDecisionLayer(BNDLConfig(feature_dim=12, num_labels=7)).eval()
     layer.predict(torch.rand(9, 12))
     assert layer._loadings_memo._known is None
+
+
+def test_reparametrised_loadings_are_compared_as_they_are_read():
+    layer, features = sparse_layer()
+
+    class Halved(torch.nn.Module):
+        def forward(self, x):
+            return 0.5 * x
+
+    torch.nn.utils.parametrize.register_parametrization(layer, "raw_loadings", Halved())
+    before = layer.predict(features)
+    layer.parametrizations.raw_loadings.original.data[:, 2] *= 3
+    assert not torch.equal(layer.predict(features).logits_mean, before.logits_mean)
+    expected = layer.score_posterior(features).mean @ layer.loading_posterior().mean + layer.bias
+    torch.testing.assert_close(layer.predict(features).logits_mean, expected)

@@ -125,7 +125,9 @@ HEADS: dict[str, Head] = {
         DenseDecisionLayer, dict(_POINT), {"num_train_epochs": 30}, about="the usual linear head, retrained, 30 epochs"
     ),
     "bndl_through_zero": Head(
-        GradientsThroughZeroLayer, about="BNDL, pruned; loadings at zero get the gradient of a GELU"
+        GradientsThroughZeroLayer,
+        training={"pruning_end": 1.0},
+        about="BNDL, pruned until the end; loadings at zero get the gradient of a GELU",
     ),
     "bndl_lasso": Head(
         BNDLDecisionLayer,

@@ -33,9 +33,17 @@ class _ReLUWithGELUGradient(torch.autograd.Function):
 
 
 class GradientsThroughZeroLayer(BNDLDecisionLayer):
-    """BNDL whose loadings below the threshold keep getting a gradient, so that a pruned one may come back."""
+    """BNDL whose loadings just below the threshold keep getting a gradient, so that a pruned one may come back.
+
+    What comes back after the last pruning stays; prune until the end to have as many loadings as asked for.
+    """
 
     width = 0.1
+
+    @torch.no_grad()
+    def zero_loadings(self, is_zero: Tensor) -> None:
+        """Set loadings to zero, within reach of the gradient."""
+        self.raw_loadings.masked_fill_(is_zero, self.config.loading_threshold - 0.1 * self.width)
 
     def loading_posterior(self) -> WeibullPosterior:
         """As BNDL's, with gradients for loadings that are zero."""

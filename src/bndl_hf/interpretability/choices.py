@@ -20,17 +20,19 @@ def check_sees_images(model: Any, pixel_values: Tensor) -> None:
         TypeError: for a decision layer alone, or an image that is no tensor.
         ValueError: for patches cut out beforehand (SigLIP 2).
     """
-    if not hasattr(model, "extract_features"):
+    if isinstance(model, BNDLDecisionLayer):
         raise TypeError(
             f"A {type(model).__name__} reads features, which have no place in an image; pass the "
             "BNDLForImageClassification it belongs to, or ask the layer itself for explain(features)."
         )
+    if not hasattr(model, "extract_features"):
+        raise TypeError(f"A {type(model).__name__} has no BNDL decision layer; pass a BNDLForImageClassification.")
     if not isinstance(pixel_values, Tensor):
         raise TypeError(
             f"The image is a {type(pixel_values).__name__}; pass what the model's processor makes of it: "
             "processor(image, return_tensors='pt')['pixel_values']."
         )
-    if pixel_values.ndim != 4:
+    if pixel_values.ndim != 4 or len(pixel_values) == 0:
         raise ValueError(
             f"pixel_values have shape {list(pixel_values.shape)}; places in an image need [B, channels, height, "
             "width]. A backbone that reads patches cut out beforehand (SigLIP 2) has none; explain() needs no places."
@@ -57,11 +59,12 @@ def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer
     outside = chosen[(chosen < 0) | (chosen >= K)]
     if len(outside):
         raise ValueError(f"Factor {outside[0]} is out of range; this decision layer has {K} factors, 0 to {K - 1}.")
+    chosen = chosen.long()
     return chosen.reshape(1, -1).expand(batch_size, -1) if chosen.ndim < 2 else chosen
 
 
 def largest_parts(
-    scores: WeibullPosterior, layer: BNDLDecisionLayer, target: Tensor | int | None, top_k: int
+    scores: WeibullPosterior, layer: BNDLDecisionLayer, target: Tensor | int | None, top_k: int | None
 ) -> Evidence:
     """The `top_k` largest parts of each image's logit of `target` (None: its top class); checks both."""
     with torch.autocast(device_type=layer.raw_loadings.device.type, enabled=False):

@@ -39,7 +39,9 @@ def evidence_on_grid(model: Any, trace: FeatureTrace, scores: Tensor, coefficien
     layer, found = model.decision_layer, position_features(trace)
     totals = torch.einsum("bkf,bf->bk", coefficients, scores)
     if found is None:
-        cam = gradcam_on_grid(model, lambda _: coefficients, **trace.inputs)  # [B, k, h, w]
+        with torch.inference_mode(False):  # a tensor made in inference mode cannot be part of a gradient
+            sums = coefficients.clone()
+        cam = gradcam_on_grid(model, lambda _: sums, **trace.inputs)  # [B, k, h, w]
         share = cam / cam.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
         return totals[..., None, None] * share, GRAD_CAM
     if found.is_average and not isinstance(layer.projection, nn.Sequential):

@@ -80,7 +80,7 @@ def factor_maps(
     pixel_values: Tensor,
     factors: Tensor | Sequence[int] | int | None = None,
     target: Tensor | int | None = None,
-    top_k: int = 5,
+    top_k: int | None = None,
     **backbone_inputs: Any,
 ) -> FactorMaps:
     """Where in the image each factor finds its evidence; one backbone pass.
@@ -94,7 +94,7 @@ def factor_maps(
         factors: one factor, k for all images or [B, k]; None takes the `top_k` largest parts theta_k Phi_kc of the
             logit of `target`, largest first.
         target: class per image [B], one class for all, or None for each image's top class; without `factors` only.
-        top_k: how many factors; 5, as in `explain`.
+        top_k: how many factors; None: five, or all of fewer, as in `explain`.
         **backbone_inputs: what else the backbone reads, see `extract_features`.
 
     Raises:

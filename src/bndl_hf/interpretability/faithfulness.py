@@ -130,6 +130,10 @@ def class_probability(model: BNDLForImageClassification, target: Tensor | int) -
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
     """values[b, index[b]] of [B, n], or values[b, index]."""
+    if index.ndim and len(index) != len(values):
+        raise ValueError(
+            f"{len(index)} factors or classes were named for {len(values)} images; one, or one each, fits."
+        )
     return values.gather(1, index.to(values.device).expand(len(values))[:, None]).squeeze(1)
 
 

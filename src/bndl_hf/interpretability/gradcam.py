@@ -59,7 +59,9 @@ def gradcam(
         if factor is None:
             return layer.factor_loadings.T[largest_parts(scores, layer, target, top_k=1).target][:, None]
         factors = torch.as_tensor(factor)
-        chosen = chosen_factors(factors[:, None] if factors.ndim == 1 else factors, len(pixel_values), layer)
+        if factors.ndim > 1:
+            raise ValueError(f"factor has shape {list(factors.shape)}; pass one, or one for each image.")
+        chosen = chosen_factors(factors[:, None] if factors.ndim else factors, len(pixel_values), layer)
         return F.one_hot(chosen, scores.mean.shape[1]).float()
 
     cam = gradcam_on_grid(model, coefficients, pixel_values, **backbone_inputs)

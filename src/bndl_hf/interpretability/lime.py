@@ -95,6 +95,8 @@ def lime_factor(
     check_sees_images(model, images)
     if len(images) != 1:
         raise ValueError(f"image is a batch of {len(images)}; LIME explains one image, [channels, H, W], at a time.")
+    if num_segments < 2:
+        raise ValueError(f"num_segments={num_segments}: LIME compares super-pixels, two or more (50 by default).")
     if num_samples < 2 or batch_size < 1:
         raise ValueError(
             f"num_samples={num_samples} and batch_size={batch_size}: a regression needs 2 samples or more (Ribeiro et "
@@ -168,7 +170,10 @@ def _factor_and_score(model: Any, images: Tensor, factor: int | None) -> tuple[i
     posterior = _score_posterior(model, images)
     if factor is None:
         factor = int(largest_parts(posterior, layer, None, top_k=1).factors)
-    factor = int(chosen_factors(int(factor), 1, layer))
+    chosen = chosen_factors(factor, 1, layer)
+    if chosen.numel() > 1:
+        raise ValueError(f"factor names {chosen.numel()} factors; LIME explains one at a time.")
+    factor = int(chosen)
     score = posterior.mean[0, factor]
     if not score > 0:
         raise ValueError(
@@ -189,7 +194,7 @@ def _superpixels(image: Tensor, num_segments: int) -> Tensor:
 
 def _numbered(segments: Tensor, images: Tensor) -> Tensor:
     """`segments` numbered 0 .. M - 1, on the images' device."""
-    size = tuple(images.shape[-2:])
+    segments, size = torch.as_tensor(segments), tuple(images.shape[-2:])
     if tuple(segments.shape) != size:
         raise ValueError(f"segments have shape {list(segments.shape)}; the image's pixels are {list(size)}.")
     numbers, numbered = torch.unique(segments, return_inverse=True)

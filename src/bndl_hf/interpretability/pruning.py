@@ -42,7 +42,7 @@ def prune(model: ModuleT) -> ModuleT:
         A model of the same class, mode and device. One factor stays where none has a loading.
 
     Raises:
-        ValueError: no decision layer, or one without factors.
+        ValueError: no decision layer of its own, or one without factors.
 
     Example:
         >>> smaller = prune(model)
@@ -51,6 +51,11 @@ def prune(model: ModuleT) -> ModuleT:
     """
     if not hasattr(decision_layer_of(model), "projection"):
         raise ValueError(f"A {type(decision_layer_of(model)).__name__} makes no factors, so there is none to drop.")
+    if not isinstance(model, BNDLDecisionLayer) and "decision_layer" not in dict(model.named_children()):
+        raise ValueError(
+            f"A {type(model).__name__} only hands on the decision layer of the model inside it; pass that model (of a "
+            "model with adapters: merge_and_unload() first)."
+        )
     smaller = copy.deepcopy(model)
     layer = decision_layer_of(smaller)
     layer.zero_loadings(layer.factor_loadings == 0)

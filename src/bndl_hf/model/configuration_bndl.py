@@ -22,8 +22,9 @@ from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
 # Counted up whenever older code would read a new configuration wrongly. 2: temperature, variance_scale, abstain_below
-# and conformal; code of version 1 keeps the fields and answers as if they were not there.
-FORMAT_VERSION = 2
+# and conformal; code of version 1 keeps the fields and answers as if they were not there. 3: num_projected, and
+# concentrations of scores made of their own pre-activation.
+FORMAT_VERSION = 3
 
 
 class BNDLConfig(PretrainedConfig):

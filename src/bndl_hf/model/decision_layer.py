@@ -158,8 +158,10 @@ class BNDLDecisionLayer(Decisions, SparseLoadings, nn.Module):
 
     def _remembered_loadings(self) -> WeibullPosterior:
         """`loading_posterior`, with the moments of the last prediction where no parameter has changed since."""
-        config = self.config
-        parameters = [p for name, p in self.named_parameters() if name.startswith(("raw_loadings", "loading_"))]
+        config, raw = self.config, getattr(self, "loading_concentration", None)
+        # As attributes, which is how they are read: a reparametrisation or a pruning mask stands behind them.
+        concentration = [raw.weight, raw.bias] if isinstance(raw, nn.Linear) else [] if raw is None else [raw]
+        parameters = [self.raw_loadings, *concentration]
         constants = (config.loading_threshold, config.min_concentration, config.max_concentration)
         return self._loadings_memo.get(self.loading_posterior, parameters, constants)
 
@@ -256,7 +258,7 @@ class BNDLDecisionLayer(Decisions, SparseLoadings, nn.Module):
         self,
         features: Tensor,
         target: Tensor | int | None = None,
-        top_k: int = 5,
+        top_k: int | None = None,
         against: Tensor | int | str | None = None,
     ) -> Evidence:
         """The parts of a logit for features [B, D]; see `BNDLForImageClassification.explain`."""

@@ -75,7 +75,7 @@ def explain_logit(
     loadings: WeibullPosterior,
     bias: Tensor,
     target: Tensor | int | None,
-    top_k: int,
+    top_k: int | None = None,
     against: Tensor | int | str | None = None,
 ) -> Evidence:
     """Split the target class's mean logit into its largest non-negative parts, the rest and the bias.
@@ -85,7 +85,7 @@ def explain_logit(
         loadings: posterior of [K, C].
         bias: [C].
         target: class per image [B], one class for all, or None for each image's top class.
-        top_k: how many parts to name, 1 .. K.
+        top_k: how many parts to name, 1 .. K; None names five, or all of fewer.
         against: also say why `target` and not this class: one per image [B], one for all, or "runner_up", the class
             with the largest mean logit of the others.
 
@@ -94,6 +94,7 @@ def explain_logit(
     """
     B = scores.mean.shape[0]
     K, C = loadings.mean.shape
+    top_k = min(5, K) if top_k is None else top_k
     if not 1 <= top_k <= K:
         raise ValueError(f"top_k={top_k} must lie between 1 and the number of factors, {K}.")
     logits = scores.mean @ loadings.mean + bias

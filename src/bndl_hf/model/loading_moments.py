@@ -72,9 +72,9 @@ class KnownLoadings(WeibullPosterior):
 class LoadingsMemo:
     """Keeps sparse loadings and their moments from one prediction to the next, as long as they are the same.
 
-    Before every use the parameters are compared, bit by bit, with a copy of those the moments were made of: no write
-    goes unnoticed, not even one to `.data`, and it takes a tenth of the time the moments do. The price is memory for
-    that copy. Copies and pickles of a memo are empty.
+    Before every use the parameters are compared, number by number, with a copy of those the moments were made of: no
+    write goes unnoticed, not even one to `.data`, and it takes a tenth of the time the moments do. The price is memory
+    for that copy and for the posterior made of it. Copies and pickles of a memo are empty.
     """
 
     def __init__(self) -> None:
@@ -87,8 +87,9 @@ class LoadingsMemo:
         self, make: Callable[[], WeibullPosterior], parameters: Sequence[Tensor], constants: tuple[float, ...]
     ) -> WeibullPosterior:
         """What `make` makes of these parameters and constants, made anew only where one of them has changed."""
-        if self._known is not None and _may_be_sparse(parameters[0]):
-            copies, known_constants, loadings = self._known
+        known = self._known  # another thread may take it away meanwhile
+        if known is not None and _may_be_sparse(parameters[0]):
+            copies, known_constants, loadings = known
             if constants == known_constants and all(map(_same, parameters, copies)):
                 return loadings
         self._known = None

@@ -269,7 +269,7 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
         self,
         pixel_values: Tensor,
         target: Tensor | int | None = None,
-        top_k: int = 5,
+        top_k: int | None = None,
         against: Tensor | int | str | None = None,
         **backbone_inputs: Any,
     ) -> Evidence:
@@ -278,7 +278,7 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
         Args:
             pixel_values: [B, 3, height, width].
             target: class to explain per image [B], one class for all, or None for the top class.
-            top_k: number of parts to name.
+            top_k: number of parts to name; None: five, or all of fewer.
             against: a class, one per image [B], or "runner_up": `contrast` then says why the target and not that one.
             **backbone_inputs: what else the backbone reads, see `extract_features`.
 
