@@ -8,7 +8,7 @@ r"""What factors are worth: BNDL's beside those of other heads on one backbone, 
 heads: every head and seed is trained on FILE (scripts/benchmark.py features, of the same BACKBONE) and judged on all
 test rows: accuracy, purity of the factors' top images, SEPIN@k between two random views of test images, and what
 Prop. 1 certifies. maps: of the largest part of each answer, how exact maps, Grad-CAM and LIME agree, and what becomes
-of the factor where each of them has its pixels deleted or inserted. Finished runs are kept.
+of the factor where each of them has its pixels deleted or inserted. Finished runs of heads are kept.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_head
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.interpretability import (
     FaithfulnessCurves,
+    MapAgreement,
     factor_maps,
     factor_purity,
     factor_score,
@@ -56,7 +57,12 @@ def compare_heads(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     settings = {
         "features": Path(arguments.features).name,
         "hold_out": arguments.hold_out,
-        "views": {"augmentation": arguments.augmentation, "num_images": arguments.num_images, "seed": 0},
+        "views": {
+            "model": Path(arguments.model_name_or_path).name,
+            "augmentation": arguments.augmentation,
+            "num_images": arguments.num_images,
+            "seed": 0,
+        },
         "sepin": {"temperature": arguments.temperature, "batch_size": arguments.batch_size},
         "purity": {"top": arguments.top},
         "config": arguments.config,
@@ -98,9 +104,9 @@ def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, ...], arguments: a
     a, b = (layer.score_posterior(view).mean for view in views)
     sepin = sepin_at_k(a, b, 1, arguments.temperature, arguments.batch_size, progress=True)
     scores = layer.score_posterior(features).mean
-    purity = factor_purity(scores, labels, arguments.top)
-    alive = purity.num_top > 0
+    purity = factor_purity(scores.clamp_min(0), labels, arguments.top)  # a dense head on signed features: its peaks
     loadings = layer.factor_loadings
+    alive = (purity.num_top > 0) & (loadings != 0).any(dim=1)
     certified = identifiability_report(scores, loadings) if loadings.min() >= 0 else None
     K = scores.shape[1]
     return {
@@ -109,7 +115,7 @@ def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, ...], arguments: a
         "active_factors": int(alive.sum()),
         "nonzero_loadings": layer.sparsity(),
         "purity": purity.purity[alive].mean().item(),
-        "purity_of_best_10": purity.purity[alive].topk(10).values.mean().item(),
+        "purity_of_best_10": purity.purity[alive].topk(min(10, int(alive.sum()))).values.mean().item(),
         "chance": purity.chance,
         "sepin": {**{f"@{k}": sepin.at(k) for k in KS if k <= K}, "@all": sepin.at(K)},
         "nt_xent": sepin.loss,
@@ -166,7 +172,7 @@ def compare_maps(arguments: argparse.Namespace) -> dict[str, Any]:
         for baseline in ("blur", "mean")
     }
     agreement = {
-        f"factor_maps and {other}": vars_of(map_agreement(maps["factor_maps"].cpu(), maps[other].cpu()))
+        f"factor_maps and {other}": means(map_agreement(maps["factor_maps"].cpu(), maps[other].cpu()))
         for other in ("gradcam", "lime")
     }
     result = {
@@ -193,10 +199,13 @@ def areas(curves: FaithfulnessCurves, scores: Tensor, control: FaithfulnessCurve
     }
 
 
-def vars_of(agreement: Any) -> dict[str, float]:
-    """The means of what `map_agreement` found for each image."""
-    found = {name: value for name, value in vars(agreement).items() if isinstance(value, Tensor)}
-    return {name: value.float().nanmean().item() for name, value in found.items()}
+def means(agreement: MapAgreement) -> dict[str, float]:
+    """Over the images, beside the overlap of maps that have nothing to do with each other."""
+    return {
+        "rank_correlation": agreement.rank_correlation.mean().item(),
+        "overlap": agreement.overlap.mean().item(),
+        "chance_overlap": agreement.chance_overlap,
+    }
 
 
 def table_of_maps(result: dict[str, Any]) -> str:
