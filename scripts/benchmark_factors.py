@@ -101,17 +101,19 @@ def random_views(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
 def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, ...], arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures of one trained head."""
     features, labels = task.reporting
-    a, b = (layer.score_posterior(view).mean for view in views)
+    loadings = layer.factor_loadings
+    is_used = (loadings != 0).any(dim=1)  # the others reach no logit
+    a, b = (layer.score_posterior(view).mean[:, is_used] for view in views)
     sepin = sepin_at_k(a, b, 1, arguments.temperature, arguments.batch_size, progress=True)
     scores = layer.score_posterior(features).mean
     purity = factor_purity(scores.clamp_min(0), labels, arguments.top)  # a dense head on signed features: its peaks
-    loadings = layer.factor_loadings
-    alive = (purity.num_top > 0) & (loadings != 0).any(dim=1)
+    alive = (purity.num_top > 0) & is_used
     certified = identifiability_report(scores, loadings) if loadings.min() >= 0 else None
-    K = scores.shape[1]
+    K = a.shape[1]
     return {
         "accuracy": accuracy(layer.predict(features).probs, labels),
-        "num_factors": K,
+        "num_factors": scores.shape[1],
+        "used_factors": K,
         "active_factors": int(alive.sum()),
         "nonzero_loadings": layer.sparsity(),
         "purity": purity.purity[alive].mean().item(),
