@@ -30,7 +30,7 @@ def factor_sheet(
 
     Args:
         images: for each factor its top images, [n, H, W] grey or [n, H, W, 3] RGB; 0..255 if integers, else in [0, 1].
-        maps: for each factor where those images show it, [n, H, W]; the every map has a scale of its own.
+        maps: for each factor where those images show it, [n, H, W]; every map has a scale of its own.
         names: a name for each factor.
         classes: for each factor the names of the classes it feeds, largest loading first.
         purity: for each factor the share of its top images that have one class, in [0, 1].
