@@ -57,12 +57,15 @@ class GalleryRows:
             ValueError: a label that has no name.
         """
         for start in tqdm(range(0, len(self), batch_size), desc="Images", disable=not progress):
-            rows = [self.dataset[number] for number in range(start, min(start + batch_size, len(self)))]
-            labels = None
-            if self.label_column is not None:
-                labels = torch.tensor([row[self.label_column] for row in rows])
-                check_labels(labels, len(rows), len(self.label_names))
-            yield self._processed(rows), labels
+            yield self._batch(range(start, min(start + batch_size, len(self))))
+
+    def _batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        rows = [self.dataset[number] for number in numbers]
+        if self.label_column is None:
+            return self._processed(rows), None
+        labels = torch.tensor([row[self.label_column] for row in rows])
+        check_labels(labels, len(rows), len(self.label_names))
+        return self._processed(rows), labels
 
     def _processed(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         images = [row[self.image_column].convert("RGB") for row in rows]
