@@ -8,8 +8,8 @@ r"""Look inside a trained BNDL classifier: what its factors stand for, and what 
 Writes below --output_dir: gallery.html, one page that needs no other file, with every active factor, the images that
 show it most, where they show it, and the classes it feeds; gallery.png, its first factors as a picture; and
 explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in numbers. For each of
---images it adds NAME_parts.png, the parts of the decision; NAME_gap.png, those of the gap to the runner-up; and
-NAME_maps.png, where the largest parts lie.
+--images and --rows it adds NAME_parts.png, the parts of the decision; NAME_gap.png, those of the gap to the
+runner-up; and NAME_maps.png, where the factors of the gap's largest parts find their evidence.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
@@ -52,10 +53,13 @@ class ExplainArguments:
     )
     sheet_factors: int = field(default=12, metadata={"help": "Factors in gallery.png."})
     images: list[str] = field(default_factory=list, metadata={"help": "Image files to explain one by one."})
+    rows: list[int] = field(
+        default_factory=list, metadata={"help": "Images of the dataset to explain likewise, by the gallery's numbers."}
+    )
     top_k: int = field(default=5, metadata={"help": "Parts of a decision that are named."})
     lime: bool = field(
         default=False,
-        metadata={"help": "Beside the maps, LIME for the largest part of each of --images (1,000 passes)."},
+        metadata={"help": "Beside the maps, LIME for the largest part of each of these images (1,000 passes)."},
     )
     tolerance: float = field(
         default=1e-3, metadata={"help": "Share of an image's scores that other factors may have in Prop. 1's window."}
@@ -65,13 +69,14 @@ class ExplainArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is an accelerator."})
 
 
-def make_gallery(arguments: ExplainArguments, model: Any, processor: Any, data: ImageDataset) -> FactorGallery:
+def make_gallery(
+    arguments: ExplainArguments, model: Any, processor: Any, data: ImageDataset, test: Dataset
+) -> FactorGallery:
     """The gallery of the test part, written to the output folder."""
-    decode = RGBImages(data.image_column, data.sources["test"], ROW_COLUMN)
     return factor_gallery(
         model,
         processor,
-        data.test.with_transform(decode),  # type: ignore[union-attr]
+        test,
         arguments.output_dir,
         top=arguments.top,
         max_factors=arguments.max_factors,
@@ -123,13 +128,15 @@ def in_numbers(gallery: FactorGallery, model: Any) -> dict[str, Any]:
     }
 
 
-def read_images(paths: list[str]) -> dict[str, Image.Image]:
-    """The images by the name of their figures.
+def read_images(paths: list[str], rows: list[int], test: Dataset, image_column: str) -> dict[str, Image.Image]:
+    """Files and rows of the dataset, by the name of their figures.
 
     Raises:
-        ValueError: a file is no image, or two would have figures of one name.
+        ValueError: a file is no image, there is no such row, or two would have figures of one name.
     """
-    images: dict[str, Image.Image] = {}
+    if outside := [row for row in rows if not 0 <= row < len(test)]:
+        raise ValueError(f"--rows {outside[0]} is not there; the dataset has rows 0 to {len(test) - 1}.")
+    images = {f"row{row}": test[row][image_column] for row in rows}
     for path in paths:
         if Path(path).stem in images:
             raise ValueError(f"--images has two files called {Path(path).stem}; rename one, or explain them in turn.")
@@ -178,8 +185,12 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
         total="gap",
         title=f"Why {answer} and not {other}?",
     )
-    found = factor_maps(model, pixel_values, top_k=top_k)
-    shown, captions = found.maps[0].cpu(), [f"factor {k}" for k in found.factors[0].tolist()]
+    num_shown = max(1, int((gap.parts != 0).sum()))  # silent factors have no place
+    found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
+    shown = found.maps[0].cpu()
+    captions = [
+        f"factor {k}: {part:+.2f}".replace("-", "−") for k, part in zip(found.factors[0], gap.parts[0], strict=False)
+    ]
     if arguments.lime:
         lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)
         scale = shown[0].abs().max() / lime.map.abs().max().clamp_min(1e-12)  # of another unit: to the same height
@@ -187,7 +198,7 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
     picture = denormalized_images(processor, pixel_values)[0]
     how = "exactly" if found.exact else f"approximately ({found.method.replace('_', ' ')})"
     maps = plots.map_overlays(
-        picture[None], shown[None], [captions], [answer], title=f"Where the largest parts lie, {how}"
+        picture[None], shown[None], [captions], [answer], title=f"Where the factors find their evidence, {how}"
     )
     return [
         plots.save_figure(figure, Path(arguments.output_dir) / f"{name}_{kind}.png")
@@ -209,12 +220,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     device = (None if arguments.use_cpu else torch.accelerator.current_accelerator(True)) or torch.device("cpu")
     model = BNDLForImageClassification.from_pretrained(name).to(device).eval()
     processor = AutoImageProcessor.from_pretrained(name)
-    images = read_images(arguments.images)
     data = load_images_to_judge(data_arguments, model.config, name)
+    decode = RGBImages(data.image_column, data.sources["test"], ROW_COLUMN)
+    test = data.test.with_transform(decode)  # type: ignore[union-attr]
+    images = read_images(arguments.images, arguments.rows, test, data.image_column)
     written = [
         path for stem, image in images.items() for path in explain_image(stem, image, arguments, model, processor)
     ]
-    gallery = make_gallery(arguments, model, processor, data)
+    gallery = make_gallery(arguments, model, processor, data, test)
     results = {
         "evaluated_on": data.sources["test"],
         **in_numbers(gallery, model),

@@ -155,6 +155,17 @@ def test_labels_are_matched_by_their_names_not_by_their_order(tmp_path: Path) ->
     assert all(data.label_names[data.test[int(row)]["label"]] == name for row, name in captions)
 
 
+def test_a_row_of_the_dataset_is_explained_as_its_file_would_be(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = load_image_dataset(DataArguments("digits"))
+    (tmp_path / "digit.png").write_bytes(data.test[7]["image"]["bytes"])
+    explain.main(command(model, tmp_path, "--max_factors", "1", "--rows", "7", "--images", str(tmp_path / "digit.png")))
+    row, file = re.findall(r"(?:row7|digit): (.*?logit +[\d.]+)", capsys.readouterr().out, flags=re.S)
+    assert row == file
+    assert (tmp_path / "row7_parts.png").read_bytes() == (tmp_path / "digit_parts.png").read_bytes()
+
+
 def test_help_says_what_it_writes_and_every_flag(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:
         explain.main(["--help"])
@@ -170,7 +181,7 @@ def test_help_says_what_it_writes_and_every_flag(capsys: pytest.CaptureFixture) 
 
 def test_sixteen_bits_of_grey_are_not_all_white(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 100 * 257, dtype=np.uint16)).save(tmp_path / "deep.png")
-    (image,) = explain.read_images([str(tmp_path / "deep.png")]).values()
+    (image,) = explain.read_images([str(tmp_path / "deep.png")], [], [], "image").values()
     assert image.getpixel((0, 0)) == (100, 100, 100)
 
 
@@ -195,6 +206,7 @@ def fails(argv: list[str], sentence: str) -> None:
         ),
         (["--images", "{tmp}/no.png"], r"--images .*no\.png cannot be read as an image: .*No such file"),
         (["--images", "{image}", "{tmp}/noise.png"], "--images has two files called noise; rename one"),
+        (["--rows", "3", "359"], "--rows 359 is not there; the dataset has rows 0 to 358"),
         (["--images", "{image}", "--top_k", "0"], "top_k=0 must lie between 1 and the number of factors, 6"),
         (["--top", "0"], "top=0 shows nothing"),
         (["--tolerance", "2"], "tolerance=2.0 is a share of the largest part"),
