@@ -30,7 +30,8 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification
 from bndl_hf.command_line import HelpFormatter, run
-from bndl_hf.training.data import DataArguments, collate, load_image_dataset
+from bndl_hf.training.classes import load_images_to_judge
+from bndl_hf.training.data import DataArguments, collate
 from bndl_hf.training.evaluation import MEASURES, OOD_MEASURES, Evaluation, evaluate_classifier
 from bndl_hf.training.predictions import PredictionSettings, exact_p_value
 from bndl_hf.training.results import describe_environment, write_json
@@ -102,8 +103,7 @@ def evaluate(arguments: EvaluateArguments, data_arguments: DataArguments) -> tup
     processor = AutoImageProcessor.from_pretrained(name)
     cache_dir = Path(arguments.output_dir) / "predictions"
     with state.main_process_first():
-        dataset = load_image_dataset(data_arguments, evaluation_only=True, label_names=known_classes(model))
-        check_classes(model, name, dataset.label_names, dataset.sources["test"])
+        dataset = load_images_to_judge(data_arguments, model.config, name)
         images = dataset.with_pixel_values("test", processor)
         outside = {
             other: load_unlabelled_images(source, processor, data_arguments, arguments.ood_split)
@@ -123,21 +123,6 @@ def evaluate(arguments: EvaluateArguments, data_arguments: DataArguments) -> tup
     )
     sources = {"test": dataset.sources["test"], **{other: where for other, (_, where) in outside.items()}}
     return evaluation, sources
-
-
-def known_classes(model: BNDLForImageClassification) -> list[str] | None:
-    """Names of the model's classes in their order, unless they are placeholders."""
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
-
-
-def check_classes(model: BNDLForImageClassification, name: str, label_names: list[str], source: str) -> None:
-    """Raise ValueError where the model's classes have no names and the dataset has another number of them."""
-    if len(label_names) != model.config.num_labels:
-        raise ValueError(
-            f"{name} has {model.config.num_labels} classes without names, {source} has {len(label_names)}, so they "
-            "cannot be matched; set model.config.id2label and save it again."
-        )
 
 
 def draw(evaluation: Evaluation, folder: Path, dataset_name: str) -> list[Path]:

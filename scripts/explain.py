@@ -8,8 +8,8 @@ r"""Look inside a trained BNDL classifier: what its factors stand for, and what 
 Writes below --output_dir: gallery.html, one page that needs no other file, with every active factor, the images that
 show it most, where they show it, and the classes it feeds; gallery.png, its first factors as a picture; and
 explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in numbers. For each of
---images it adds NAME_parts.png, the parts of the decision and of the gap to the runner-up, and NAME_maps.png, where
-the largest of them lie.
+--images and --rows it adds NAME_parts.png, the parts of the decision; NAME_gap.png, those of the gap to the
+runner-up; and NAME_maps.png, where the factors of the gap's largest parts find their evidence.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Image as ImageFeature
-from PIL import Image, UnidentifiedImageError
+from datasets import Dataset
+from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification, plots
@@ -34,7 +34,10 @@ from bndl_hf.interpretability import (
     lime_factor,
     sparsity_report,
 )
-from bndl_hf.training.data import DataArguments, ImageDataset, load_image_dataset
+from bndl_hf.training.classes import load_images_to_judge
+from bndl_hf.training.columns import ROW_COLUMN
+from bndl_hf.training.data import DataArguments, ImageDataset
+from bndl_hf.training.pixel_values import RGBImages, decode_image
 from bndl_hf.training.results import describe_environment, write_json
 
 
@@ -50,10 +53,13 @@ class ExplainArguments:
     )
     sheet_factors: int = field(default=12, metadata={"help": "Factors in gallery.png."})
     images: list[str] = field(default_factory=list, metadata={"help": "Image files to explain one by one."})
+    rows: list[int] = field(
+        default_factory=list, metadata={"help": "Images of the dataset to explain likewise, by the gallery's numbers."}
+    )
     top_k: int = field(default=5, metadata={"help": "Parts of a decision that are named."})
     lime: bool = field(
         default=False,
-        metadata={"help": "Beside the maps, LIME for the largest part of each of --images (1,000 passes)."},
+        metadata={"help": "Beside the maps, LIME for the largest part of each of these images (1,000 passes)."},
     )
     tolerance: float = field(
         default=1e-3, metadata={"help": "Share of an image's scores that other factors may have in Prop. 1's window."}
@@ -63,13 +69,14 @@ class ExplainArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is an accelerator."})
 
 
-def make_gallery(arguments: ExplainArguments, model: Any, processor: Any, data: ImageDataset) -> FactorGallery:
+def make_gallery(
+    arguments: ExplainArguments, model: Any, processor: Any, data: ImageDataset, test: Dataset
+) -> FactorGallery:
     """The gallery of the test part, written to the output folder."""
-    images = data.test.cast_column(data.image_column, ImageFeature(decode=True))  # type: ignore[union-attr]
     return factor_gallery(
         model,
         processor,
-        images,
+        test,
         arguments.output_dir,
         top=arguments.top,
         max_factors=arguments.max_factors,
@@ -121,12 +128,27 @@ def in_numbers(gallery: FactorGallery, model: Any) -> dict[str, Any]:
     }
 
 
-def explain_image(path: str, arguments: ExplainArguments, model: Any, processor: Any) -> list[Path]:
+def read_images(paths: list[str], rows: list[int], test: Dataset, image_column: str) -> dict[str, Image.Image]:
+    """Files and rows of the dataset, by the name of their figures.
+
+    Raises:
+        ValueError: a file is no image, there is no such row, or two would have figures of one name.
+    """
+    if outside := [row for row in rows if not 0 <= row < len(test)]:
+        raise ValueError(f"--rows {outside[0]} is not there; the dataset has rows 0 to {len(test) - 1}.")
+    images = {f"row{row}": test[row][image_column] for row in rows}
+    for path in paths:
+        if Path(path).stem in images:
+            raise ValueError(f"--images has two files called {Path(path).stem}; rename one, or explain them in turn.")
+        try:
+            images[Path(path).stem] = decode_image({"path": path, "bytes": None}, path)
+        except ValueError as error:
+            raise ValueError(f"--images {path} cannot be read as an image: {error.__cause__}") from error
+    return images
+
+
+def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, model: Any, processor: Any) -> list[Path]:
     """Print what one decision consists of, and draw its parts and where they lie."""
-    try:
-        image = Image.open(path).convert("RGB")
-    except (FileNotFoundError, UnidentifiedImageError) as error:
-        raise ValueError(f"--images {path} cannot be read as an image: {error}") from error
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)
     top_k = min(arguments.top_k, model.config.num_factors)
     prediction = model.predict(pixel_values)
@@ -134,14 +156,13 @@ def explain_image(path: str, arguments: ExplainArguments, model: Any, processor:
     names = model.config.id2label
     answer, other = names[why.target.item()], names[why.contrast.against.item()]
     surety = "certain" if prediction.is_certain.item() else "uncertain"
-    print(f"\n{path}: {answer} with {prediction.probs.max():.1%}, {surety} (p = {prediction.p_value.item():.2g})")
+    print(f"\n{name}: {answer} with {prediction.probs.max():.1%}, {surety} (p = {prediction.p_value.item():.2g})")
     for factor, part, std, share in zip(
         why.factors[0].tolist(), why.contributions[0], why.contribution_std[0], why.share[0], strict=True
     ):
         print(f"  factor {factor:<5}{part:8.2f} +- {std:.2f}{share:8.1%}")
     for words, value in (("rest", why.rest), ("bias", why.bias), ("logit", why.logit)):
         print(f"  {words:<12}{value.item():8.2f}")
-    folder, stem = Path(arguments.output_dir), Path(path).stem
     parts = plots.waterfall_plot(
         why.contributions[0].cpu(),
         why.rest.item(),
@@ -164,8 +185,12 @@ def explain_image(path: str, arguments: ExplainArguments, model: Any, processor:
         total="gap",
         title=f"Why {answer} and not {other}?",
     )
-    found = factor_maps(model, pixel_values, top_k=top_k)
-    shown, captions = found.maps[0].cpu(), [f"factor {k}" for k in found.factors[0].tolist()]
+    num_shown = max(1, int((gap.parts != 0).sum()))  # silent factors have no place
+    found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
+    shown = found.maps[0].cpu()
+    captions = [
+        f"factor {k}: {part:+.2f}".replace("-", "−") for k, part in zip(found.factors[0], gap.parts[0], strict=False)
+    ]
     if arguments.lime:
         lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)
         scale = shown[0].abs().max() / lime.map.abs().max().clamp_min(1e-12)  # of another unit: to the same height
@@ -173,10 +198,10 @@ def explain_image(path: str, arguments: ExplainArguments, model: Any, processor:
     picture = denormalized_images(processor, pixel_values)[0]
     how = "exactly" if found.exact else f"approximately ({found.method.replace('_', ' ')})"
     maps = plots.map_overlays(
-        picture[None], shown[None], [captions], [answer], title=f"Where the largest parts lie, {how}"
+        picture[None], shown[None], [captions], [answer], title=f"Where the factors find their evidence, {how}"
     )
     return [
-        plots.save_figure(figure, folder / f"{stem}_{kind}.png")
+        plots.save_figure(figure, Path(arguments.output_dir) / f"{name}_{kind}.png")
         for kind, figure in (("parts", parts), ("gap", against), ("maps", maps))
     ]
 
@@ -195,9 +220,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     device = (None if arguments.use_cpu else torch.accelerator.current_accelerator(True)) or torch.device("cpu")
     model = BNDLForImageClassification.from_pretrained(name).to(device).eval()
     processor = AutoImageProcessor.from_pretrained(name)
-    written = [path for image in arguments.images for path in explain_image(image, arguments, model, processor)]
-    data = load_image_dataset(data_arguments, evaluation_only=True)
-    gallery = make_gallery(arguments, model, processor, data)
+    data = load_images_to_judge(data_arguments, model.config, name)
+    decode = RGBImages(data.image_column, data.sources["test"], ROW_COLUMN)
+    test = data.test.with_transform(decode)  # type: ignore[union-attr]
+    images = read_images(arguments.images, arguments.rows, test, data.image_column)
+    written = [
+        path for stem, image in images.items() for path in explain_image(stem, image, arguments, model, processor)
+    ]
+    gallery = make_gallery(arguments, model, processor, data, test)
     results = {
         "evaluated_on": data.sources["test"],
         **in_numbers(gallery, model),

@@ -30,6 +30,7 @@ from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTra
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.hub import create_model_card
 from bndl_hf.training.checkpoints import last_checkpoint
+from bndl_hf.training.classes import known_classes
 from bndl_hf.training.data import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
 from bndl_hf.training.features import HEAD_DEFAULTS
 from bndl_hf.training.results import describe_environment, write_json
@@ -117,15 +118,6 @@ class RunArguments:
     restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
 
 
-def known_classes(name: str | None) -> list[str] | None:
-    """Names of the classes a BNDL checkpoint knows, in its order; None for anything else."""
-    config = None if name is None else AutoConfig.from_pretrained(name)
-    if config is None or config.model_type != "bndl":
-        return None
-    names = [config.id2label[i] for i in range(config.num_labels)]
-    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
-
-
 def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLForImageClassification, Any]:
     """The classifier with its decision layer, and the image processor that goes with it."""
     id2label = dict(enumerate(dataset.label_names))
@@ -192,8 +184,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     set_seed(arguments.seed)
     started = time.perf_counter()
 
+    name = model_arguments.model_name_or_path
+    config = None if name is None else AutoConfig.from_pretrained(name)
+    names = known_classes(config) if config is not None and config.model_type == "bndl" else None
     with arguments.main_process_first(desc="reading the dataset"):
-        dataset = load_image_dataset(data_arguments, label_names=known_classes(model_arguments.model_name_or_path))
+        dataset = load_image_dataset(data_arguments, label_names=names)
     model, processor = build_model(model_arguments, dataset)
     augmentation = "none" if arguments.cache_features else data_arguments.augmentation
     if dataset.validation is not None and arguments.eval_strategy == "no":

@@ -22,12 +22,13 @@ from bndl_hf.interpretability.choices import check_sees_images
 from bndl_hf.interpretability.evidence_maps import POOLED_AVERAGE
 from bndl_hf.interpretability.factor_maps import factor_maps
 from bndl_hf.interpretability.gallery_page import write_page
-from bndl_hf.interpretability.gallery_rows import find_columns, pixel_values_of, row_batches
+from bndl_hf.interpretability.gallery_rows import GalleryRows
 from bndl_hf.interpretability.identifiability import IdentifiabilityCheck, IdentifiabilityReport
 from bndl_hf.interpretability.pictures import denormalized_images
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck
 from bndl_hf.model.backbone import evaluation_mode
 from bndl_hf.plots import factor_sheet, save_figure
+from bndl_hf.plots.style import figure_class
 
 # Larger pictures are made smaller for the page, in pixels: 512 factors of eight then weigh some 15 MB.
 _LARGEST_PICTURE = 128
@@ -132,8 +133,10 @@ def factor_gallery(
         progress: show progress bars.
 
     Raises:
+        ImportError: matplotlib is not installed.
         TypeError: for a decision layer alone.
-        ValueError: a dataset without images, an unknown column, or numbers below 1; no factor that any image shows.
+        ValueError: a dataset without images, an unknown column, labels without names, or numbers below 1; a backbone
+            without a map of two positions or more; no factor that any image shows.
 
     Example:
         >>> gallery = factor_gallery(model, processor, cifar10["test"], "outputs/gallery")
@@ -148,20 +151,25 @@ def factor_gallery(
     ):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} shows nothing; pass 1 or more.")
-    image_column, label_column = find_columns(dataset, image_column, label_column)
     names = [model.config.id2label[c] for c in range(model.config.num_labels)]
-    label_names = names if label_names is None else label_names
-    seen = _look_at_all(model, processor, dataset, image_column, label_column, top, tolerance, batch_size, progress)
+    rows = GalleryRows(dataset, processor, image_column, label_column, names if label_names is None else label_names)
+    # What would stop it at the end is tried before the pass over the dataset: a map, a figure, a folder.
+    check_sees_images(model, first := rows.pixel_values([0]))
+    factor_maps(model, first.to(model.device), factors=0)
+    figure_class()
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    seen = _look_at_all(model, rows, top, tolerance, batch_size, progress)
     shown = seen.by_evidence[:max_factors]
     if not shown:
-        raise ValueError(f"None of the {len(seen.evidence)} factors is above zero on any of {len(dataset)} images.")
+        raise ValueError(f"None of the {len(seen.evidence)} factors is above zero on any of {len(rows)} images.")
+    evidence_share = seen.evidence / seen.evidence.sum().clamp_min(torch.finfo(torch.float64).tiny)
     loadings = model.decision_layer.factor_loadings.detach().cpu()
     cards: list[FactorCard] = []
     methods: set[str] = set()
     for factor in tqdm(shown, desc="Factors", disable=not progress):
         n = int(seen.purity.num_top[factor])
-        rows = seen.purity.top_images[factor, :n].tolist()
-        pixel_values = pixel_values_of(processor, [dataset[row] for row in rows], image_column).to(model.device)
+        images = seen.purity.top_images[factor, :n].tolist()
+        pixel_values = rows.pixel_values(images).to(model.device)
         found = factor_maps(model, pixel_values, factors=factor)
         methods.add(found.method)
         fed = loadings[factor].sort(descending=True)
@@ -169,13 +177,13 @@ def factor_gallery(
         cards.append(
             FactorCard(
                 factor=factor,
-                evidence_share=(seen.evidence[factor] / seen.evidence.sum()).item(),
-                active_share=(seen.num_active_images[factor] / len(dataset)).item(),
+                evidence_share=evidence_share[factor].item(),
+                active_share=seen.num_active_images[factor].item() / len(rows),
                 classes=[names[c] for c in fed.indices[:num_fed].tolist()],
                 loadings=fed.values[:num_fed].tolist(),
-                purity=None if label_column is None else seen.purity.purity[factor].item(),
-                images=rows,
-                labels=None if label_column is None else [label_names[dataset[row][label_column]] for row in rows],
+                purity=None if rows.label_column is None else seen.purity.purity[factor].item(),
+                images=images,
+                labels=rows.names_of_labels(images),
                 scores=found.scores[:, 0].tolist(),
                 **_pictures(processor, pixel_values, found.maps[:, 0]),
             )
@@ -184,23 +192,23 @@ def factor_gallery(
         cards=cards,
         num_active=len(seen.by_evidence),
         num_factors=len(seen.evidence),
-        num_images=len(dataset),
-        purity=None if label_column is None else seen.purity,
+        num_images=len(rows),
+        purity=None if rows.label_column is None else seen.purity,
         identifiability=seen.identifiability,
         method=", ".join(sorted(methods)),
         page=Path(output_dir) / "gallery.html",
         sheet=Path(output_dir) / "gallery.png",
     )
-    write_page(gallery, title)
-    first = cards[:sheet_factors]
+    on_sheet = cards[:sheet_factors]
     figure = factor_sheet(
-        [card.pictures for card in first],
-        [card.maps for card in first],
-        [f"factor {card.factor}" for card in first],
-        [card.classes[:3] for card in first],
-        [card.purity for card in first],
+        [card.pictures for card in on_sheet],
+        [card.maps for card in on_sheet],
+        [f"factor {card.factor}" for card in on_sheet],
+        [card.classes[:3] for card in on_sheet],
+        [card.purity for card in on_sheet],
         title=title,
     )
+    write_page(gallery, title)
     save_figure(figure, gallery.sheet)
     return gallery
 
@@ -224,31 +232,19 @@ class _Seen:
 
 
 @torch.no_grad()
-def _look_at_all(
-    model: Any,
-    processor: Any,
-    dataset: Any,
-    image_column: str,
-    label_column: str | None,
-    top: int,
-    tolerance: float,
-    batch_size: int,
-    progress: bool,
-) -> _Seen:
+def _look_at_all(model: Any, rows: GalleryRows, top: int, tolerance: float, batch_size: int, progress: bool) -> _Seen:
     loadings = model.decision_layer.factor_loadings.detach().double().cpu()  # [K, C]
-    evidence, num_active = torch.zeros(len(loadings), dtype=torch.float64), torch.zeros(len(loadings))
+    evidence = torch.zeros(len(loadings), dtype=torch.float64)
+    num_active = torch.zeros(len(loadings), dtype=torch.long)
     purity = FactorPurityCheck(top)
     identifiability = IdentifiabilityCheck(loadings, tolerance)
     with evaluation_mode(model):
-        for rows in row_batches(dataset, batch_size, progress):
-            pixel_values = pixel_values_of(processor, rows, image_column).to(model.device)
-            check_sees_images(model, pixel_values)
-            output = model(pixel_values)
+        for pixel_values, labels in rows.batches(batch_size, progress):
+            output = model(pixel_values.to(model.device))
             scores, answers = output.factor_scores.cpu(), output.logits.argmax(dim=-1).cpu()
             evidence += (scores.double() * loadings.T[answers]).sum(0)
             num_active += (scores > 0).sum(0)
-            labels = answers if label_column is None else torch.tensor([row[label_column] for row in rows])
-            purity.update(scores, labels)
+            purity.update(scores, answers if labels is None else labels)
             identifiability.update(scores)
     return _Seen(evidence, num_active, purity.report(), identifiability.report())
 

@@ -85,7 +85,7 @@ def write_page(gallery: FactorGallery, title: str) -> None:
         title=escape(title),
         style=_STYLE,
         summary=_summary(gallery),
-        options="".join(f"<option>{escape(name)}</option>" for name in classes),
+        options="".join(f'<option value="{escape(name, quote=True)}">{escape(name)}</option>' for name in classes),
         cards="\n".join(_card(card, largest_loading) for card in gallery.cards),
         script=_SCRIPT,
     )

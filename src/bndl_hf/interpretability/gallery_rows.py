@@ -1,21 +1,78 @@
-"""The dataset of a gallery: rows with a PIL image and perhaps a label, read a batch at a time."""
+"""The dataset of a gallery: rows with a PIL image and perhaps a label, read by their number, a batch at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bndl_hf.interpretability.checks import check_labels
 
-def find_columns(dataset: Any, image_column: str | None, label_column: str | None) -> tuple[str, str | None]:
-    """Names of the columns; None for labels that are not there.
+
+class GalleryRows:
+    """Rows of a dataset as a model reads them.
+
+    Args:
+        dataset: rows {image column: a PIL image, label column: a class}, read by their number alone.
+        processor: a transformers image processor.
+        image_column, label_column: None finds them; no column found means no labels.
+        label_names: of the labels.
 
     Raises:
-        ValueError: no row, no images, or no column of that name.
+        ValueError: no row, no images, labels that are no whole numbers, or no column of that name.
     """
+
+    def __init__(
+        self,
+        dataset: Any,
+        processor: Any,
+        image_column: str | None,
+        label_column: str | None,
+        label_names: Sequence[str],
+    ) -> None:
+        self.dataset, self.processor, self.label_names = dataset, processor, label_names
+        self.image_column, self.label_column = _find_columns(dataset, image_column, label_column)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def pixel_values(self, numbers: Sequence[int]) -> Tensor:
+        """What the model reads of some images, [B, channels, H, W]."""
+        return self._processed([self.dataset[number] for number in numbers])
+
+    def names_of_labels(self, numbers: Sequence[int]) -> list[str] | None:
+        """The names of their labels; None without labels."""
+        if self.label_column is None:
+            return None
+        return [self.label_names[self.dataset[number][self.label_column]] for number in numbers]
+
+    def batches(self, batch_size: int, progress: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Pixel values and labels, if there are any, of all rows in order, with a progress bar.
+
+        Raises:
+            ValueError: a label that has no name.
+        """
+        for start in tqdm(range(0, len(self), batch_size), desc="Images", disable=not progress):
+            yield self._batch(range(start, min(start + batch_size, len(self))))
+
+    def _batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        rows = [self.dataset[number] for number in numbers]
+        if self.label_column is None:
+            return self._processed(rows), None
+        labels = torch.tensor([row[self.label_column] for row in rows])
+        check_labels(labels, len(rows), len(self.label_names))
+        return self._processed(rows), labels
+
+    def _processed(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        images = [row[self.image_column].convert("RGB") for row in rows]
+        return self.processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+def _find_columns(dataset: Any, image_column: str | None, label_column: str | None) -> tuple[str, str | None]:
     if len(dataset) == 0:
         raise ValueError("The dataset is empty; pass one with images.")
     row = dataset[0]
@@ -36,16 +93,9 @@ def find_columns(dataset: Any, image_column: str | None, label_column: str | Non
             raise ValueError(f"{argument}={name!r} is no column of the dataset; its columns are {columns}.")
     if not isinstance(row[image_column], Image.Image):
         raise ValueError(f"image_column={image_column!r} holds a {type(row[image_column]).__name__}, not PIL images.")
+    if label_column is not None and not isinstance(row[label_column], int):
+        raise ValueError(
+            f"Column {label_column!r} holds {row[label_column]!r}, and labels are places in label_names; number them "
+            "(dataset.class_encode_column), or pass another label_column."
+        )
     return image_column, label_column
-
-
-def row_batches(dataset: Any, batch_size: int, progress: bool) -> Iterator[list[Mapping[str, Any]]]:
-    """All rows, `batch_size` at a time, with a progress bar."""
-    starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, desc="Images", disable=not progress):
-        yield [dataset[row] for row in range(start, min(start + batch_size, len(dataset)))]
-
-
-def pixel_values_of(processor: Any, rows: Sequence[Mapping[str, Any]], image_column: str) -> Tensor:
-    """What the model reads of their images, [B, channels, H, W]."""
-    return processor(images=[row[image_column].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]

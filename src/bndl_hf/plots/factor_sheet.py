@@ -30,7 +30,7 @@ def factor_sheet(
 
     Args:
         images: for each factor its top images, [n, H, W] grey or [n, H, W, 3] RGB; 0..255 if integers, else in [0, 1].
-        maps: for each factor where those images show it, [n, H, W]; the every map has a scale of its own.
+        maps: for each factor where those images show it, [n, H, W]; every map has a scale of its own.
         names: a name for each factor.
         classes: for each factor the names of the classes it feeds, largest loading first.
         purity: for each factor the share of its top images that have one class, in [0, 1].
@@ -42,7 +42,8 @@ def factor_sheet(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there is no factor, or images and maps of one do not fit each other.
+        ValueError: there is no factor, images and maps of one do not fit each other, a map holds NaN, or classes or
+            purity are not one for each factor.
 
     Example:
         >>> figure = factor_sheet([card.pictures for card in cards], [card.maps for card in cards],
@@ -52,12 +53,18 @@ def factor_sheet(
         raise ValueError(
             f"images of {len(images)}, maps of {len(maps)} and names of {len(names)} factors; give each all three."
         )
+    K = len(names)
+    counts = [K if given is None else len(given) for given in (classes, purity)]
+    if counts != [K, K]:
+        raise ValueError(f"classes of {counts[0]} and purity of {counts[1]} factors; {K} factors need {K} of each.")
     rows = [(np.asarray(one), np.asarray(two, dtype=np.float64)) for one, two in zip(images, maps, strict=True)]
     for name, (pictures, layers) in zip(names, rows, strict=True):
-        if pictures.shape[:3] != layers.shape or not len(layers):
+        if pictures.shape[:3] != layers.shape or pictures.shape[3:] not in ((), (3,)) or not len(layers):
             raise ValueError(
                 f"{name}: images of shape {list(pictures.shape)} and maps of shape {list(layers.shape)} do not fit."
             )
+        if not np.isfinite(layers).all():
+            raise ValueError(f"{name}: its maps hold NaN or infinite values, which have no colour.")
     n = max(len(layers) for _, layers in rows)
     figure = new_figure(_WORDS + _CELL * n, 2 * _CELL * len(rows) + 0.4, dpi)
     figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold", color=INK, fontfamily=FONT, parse_math=False)

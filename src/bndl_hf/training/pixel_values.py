@@ -55,6 +55,31 @@ def image_name(encoded: Mapping[str, Any] | None, row: int, where: str) -> str:
     return f"the image in row {row} of {where}" + (f" ({path})" if path else "")
 
 
+class RGBImages:
+    """Rows of encoded images to rows of RGB images; for `Dataset.with_transform`.
+
+    Args:
+        image_column: column with the encoded images, `Image(decode=False)`.
+        where: name of the split, for errors.
+        row_column: column with the row of the image in that split, for errors.
+    """
+
+    def __init__(self, image_column: str, where: str, row_column: str) -> None:
+        self.image_column, self.where, self.row_column = image_column, where, row_column
+
+    def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """The same rows with their images decoded.
+
+        Raises:
+            ValueError: an image cannot be read.
+        """
+        images = [
+            decode_image(encoded, image_name(encoded, row, self.where))
+            for encoded, row in zip(rows[self.image_column], rows[self.row_column], strict=True)
+        ]
+        return {**rows, self.image_column: images}
+
+
 class PixelValues:
     """Rows of encoded images to what the model takes, one processor call per batch; for `Dataset.with_transform`.
 
@@ -76,8 +101,8 @@ class PixelValues:
         row_column: str,
         augment: Augmentation | None = None,
     ) -> None:
-        self.processor, self.augment, self.where = processor, augment, where
-        self.image_column, self.label_column, self.row_column = image_column, label_column, row_column
+        self.processor, self.label_column, self.augment = processor, label_column, augment
+        self.decode = RGBImages(image_column, where, row_column)
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """{"pixel_values": list of [3, H, W], "labels": list of int}, one of each per row.
@@ -85,10 +110,7 @@ class PixelValues:
         Raises:
             ValueError: an image cannot be read.
         """
-        images = [
-            decode_image(encoded, image_name(encoded, row, self.where))
-            for encoded, row in zip(rows[self.image_column], rows[self.row_column], strict=True)
-        ]
+        images = self.decode(rows)[self.decode.image_column]
         if self.augment is not None:
             images = [self.augment(image) for image in images]
         arrays = self.processor(images=images)["pixel_values"]
