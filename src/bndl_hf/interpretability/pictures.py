@@ -15,17 +15,25 @@ def denormalized_images(processor: Any, pixel_values: Tensor) -> np.ndarray:
     Crops and changes of size stay: this is what the model saw.
 
     Args:
-        processor: the image processor that made them; one without `image_mean` and `image_std` is taken not to
-            normalise.
+        processor: the image processor that made them; its `image_mean`, `image_std`, `rescale_factor` and order of
+            channels are undone, as far as it says that it applied them.
         pixel_values: as the model reads them.
     """
     channels, pixels = pixel_values.shape[1], pixel_values.float().cpu()
-    if getattr(processor, "do_normalize", True) and getattr(processor, "image_mean", None) is not None:
-        mean, std = (
-            torch.tensor(values).float().expand(channels) for values in (processor.image_mean, processor.image_std)
-        )
+
+    def says(name: str, default: Any = False) -> Any:
+        value = getattr(processor, name, None)
+        return default if value is None else value
+
+    if says("do_normalize") and says("image_mean"):
+        mean, std = (torch.tensor(says(name)).float().expand(channels) for name in ("image_mean", "image_std"))
+        if says("include_top"):  # EfficientNet's divides by the deviation once more
+            pixels = pixels * std[:, None, None]
         pixels = pixels * std[:, None, None] + mean[:, None, None]
-    if not getattr(processor, "do_rescale", True):
-        pixels = pixels / 255
-    pictures = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    if says("rescale_offset"):  # to -1 .. 1
+        pixels = pixels + 1
+    pixels = pixels / (says("rescale_factor", 1 / 255) if says("do_rescale", True) else 1)  # 0 .. 255
+    if says("do_flip_channel_order"):
+        pixels = pixels.flip(1)
+    pictures = pixels.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
     return pictures[..., 0] if channels == 1 else pictures
