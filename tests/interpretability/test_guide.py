@@ -1,4 +1,4 @@
-"""docs/interpretability.md runs from top to bottom, prints what it shows, and its table of backbones is what they do."""
+"""docs/interpretability.md prints what it shows, run from top to bottom, and its table of backbones is what they do."""
 
 import re
 from pathlib import Path
