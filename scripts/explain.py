@@ -189,7 +189,8 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
     found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
     shown = found.maps[0].cpu()
     captions = [
-        f"factor {k}: {part:+.2f}".replace("-", "−") for k, part in zip(found.factors[0], gap.parts[0], strict=False)
+        f"factor {k}: {part:+.2f}".replace("-", "−")
+        for k, part in zip(found.factors[0], gap.parts[0, :num_shown], strict=True)
     ]
     if arguments.lime:
         lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)

@@ -71,9 +71,9 @@ class FactorGallery:
 
     Attributes:
         cards: the factors shown, most evidence first.
-        num_active, num_factors: how many factors any image showed, of how many.
+        num_active, num_factors: how many factors any image showed and any class has a loading for, of how many.
         num_images: how many images were looked at.
-        purity: of the top images of every factor; None without labels.
+        purity: of the top images of every factor that some class has a loading for; None without labels.
         identifiability: what Prop. 1 certifies on these images.
         method: of the maps (`FactorMaps.method`).
         page, sheet: the HTML page and the PNG.
@@ -136,7 +136,8 @@ def factor_gallery(
         ImportError: matplotlib is not installed.
         TypeError: for a decision layer alone.
         ValueError: a dataset without images, an unknown column, labels without names, or numbers below 1; a backbone
-            without a map of two positions or more; no factor that any image shows.
+            without a map of two positions or more; no factor that any image shows and any
+            class has a loading for.
 
     Example:
         >>> gallery = factor_gallery(model, processor, cifar10["test"], "outputs/gallery")
@@ -161,7 +162,9 @@ def factor_gallery(
     seen = _look_at_all(model, rows, top, tolerance, batch_size, progress)
     shown = seen.by_evidence[:max_factors]
     if not shown:
-        raise ValueError(f"None of the {len(seen.evidence)} factors is above zero on any of {len(rows)} images.")
+        raise ValueError(
+            f"None of the {len(seen.evidence)} factors is above zero on any of {len(rows)} images and feeds a class."
+        )
     evidence_share = seen.evidence / seen.evidence.sum().clamp_min(torch.finfo(torch.float64).tiny)
     loadings = model.decision_layer.factor_loadings.detach().cpu()
     cards: list[FactorCard] = []
@@ -225,10 +228,8 @@ class _Seen:
     @property
     def by_evidence(self) -> list[int]:
         """Active factors, most evidence first; of equal ones the most often active."""
-        order = sorted(
-            range(len(self.evidence)), key=lambda k: (-self.evidence[k].item(), -self.num_active_images[k].item())
-        )
-        return [k for k in order if self.num_active_images[k] > 0]
+        active = self.identifiability.is_alive.nonzero().flatten().tolist()
+        return sorted(active, key=lambda k: (-self.evidence[k].item(), -self.num_active_images[k].item()))
 
 
 @torch.no_grad()
@@ -238,13 +239,14 @@ def _look_at_all(model: Any, rows: GalleryRows, top: int, tolerance: float, batc
     num_active = torch.zeros(len(loadings), dtype=torch.long)
     purity = FactorPurityCheck(top)
     identifiability = IdentifiabilityCheck(loadings, tolerance)
+    is_used = (loadings > 0).any(dim=1)
     with evaluation_mode(model):
         for pixel_values, labels in rows.batches(batch_size, progress):
             output = model(pixel_values.to(model.device))
             scores, answers = output.factor_scores.cpu(), output.logits.argmax(dim=-1).cpu()
             evidence += (scores.double() * loadings.T[answers]).sum(0)
             num_active += (scores > 0).sum(0)
-            purity.update(scores, answers if labels is None else labels)
+            purity.update(scores * is_used, answers if labels is None else labels)
             identifiability.update(scores)
     return _Seen(evidence, num_active, purity.report(), identifiability.report())
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from bndl_hf.plots import overlay_colours
+
 if TYPE_CHECKING:
     from bndl_hf.interpretability.gallery import FactorCard, FactorGallery
 
 _CLASSES_SHOWN = 5  # of a factor; the others are counted
-_FOR, _AGAINST = (0, 158, 115), (213, 94, 0)  # bluish green and vermilion (Okabe & Ito 2008)
-_MOST_OPAQUE = 0.85
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -129,33 +129,25 @@ def _card(card: FactorCard, largest_loading: float) -> str:
     )
     others = len(card.classes) - _CLASSES_SHOWN
     more = f"<p>and {others} more {'class' if others == 1 else 'classes'}</p>" if others > 0 else ""
-    nothing = "" if card.classes else "<p>feeds no class</p>"
     labels = card.labels or [""] * len(card.images)
     figures = "".join(_figure(card, i, labels[i]) for i in range(len(card.images)))
     return (
         f'<article id="factor-{card.factor}" data-classes="{escape(json.dumps(card.classes), quote=True)}">'
         f"<div><h2>factor {card.factor}</h2><p>{'<br>'.join(facts)}</p>"
-        f'<dl class="feeds">{feeds}</dl>{more}{nothing}</div><div class="images">{figures}</div></article>'
+        f'<dl class="feeds">{feeds}</dl>{more}</div><div class="images">{figures}</div></article>'
     )
 
 
 def _figure(card: FactorCard, i: int, label: str) -> str:
     row, score, evidence = card.images[i], card.scores[i], card.maps[i]
-    overlay = _overlay(evidence / max(float(np.abs(evidence).max()), np.finfo(np.float32).tiny))
+    overlay = overlay_colours(evidence / max(float(np.abs(evidence).max()), np.finfo(np.float32).tiny))
     what = f"image {row}, {label}," if label else f"image {row},"
     alt = escape(f"{what} which shows factor {card.factor} with a score of {score:.2f}", quote=True)
     return (
         f'<figure><div class="picture"><img loading="lazy" alt="{alt}" src="{_inside(card.pictures[i], "JPEG")}">'
-        f'<img class="map" alt="" src="{_inside(overlay, "PNG")}"></div>'
+        f'<img class="map" alt="" src="{_inside((255 * overlay).round().astype(np.uint8), "PNG")}"></div>'
         f'<figcaption title="row {row} of the dataset">{escape(label)} {score:.1f}</figcaption></figure>'
     )
-
-
-def _overlay(values: np.ndarray) -> np.ndarray:
-    """RGBA of values in [-1, 1]: the colour says the sign, the opacity the size."""
-    colours = np.where(values[..., None] >= 0, _FOR, _AGAINST)
-    opacity = np.round(255 * _MOST_OPAQUE * np.abs(values))[..., None]
-    return np.concatenate([colours, opacity], axis=-1).astype(np.uint8)
 
 
 def _inside(pixels: np.ndarray, kind: str) -> str:

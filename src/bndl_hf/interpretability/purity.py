@@ -45,7 +45,7 @@ class FactorPurity:
         average = f"{self.purity[alive].mean().item():.1%}" if alive.any() else "nothing"
         return (
             f"The {self.top} images that show a factor most are of one class to {average} on average over "
-            f"{int(alive.sum())} factors (chance {self.chance:.1%}); {int((~alive).sum())} of {len(alive)} are dead."
+            f"{int(alive.sum())} factors (chance {self.chance:.1%}); {int((~alive).sum())} of {len(alive)} are silent."
         )
 
 

@@ -8,7 +8,7 @@ alike. matplotlib is an extra, imported only when a figure is asked for. `save_f
 from .calibration import accuracy_by_decile_plot, reliability_diagram
 from .factor_sheet import factor_sheet
 from .frontier import sparsity_frontier_plot
-from .map_overlays import map_overlays
+from .map_overlays import map_overlays, overlay_colours
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
 from .prediction_sheet import prediction_sheet
@@ -40,6 +40,7 @@ __all__ = [
     "accuracy_by_decile_plot",
     "factor_sheet",
     "map_overlays",
+    "overlay_colours",
     "pavpu_plot",
     "prediction_sheet",
     "reliability_diagram",
