@@ -112,18 +112,21 @@ def test_a_factor_is_shown_with_the_classes_it_feeds_and_not_the_others(tmp_path
     model = classifier()
     with torch.no_grad():
         model.decision_layer.raw_loadings.copy_(torch.tensor([[1.0, 2.0], [0.5, 0.0], [0.0, 0.0], [0.0, 3.0]]))
-    cards = by_factor(gallery_of(tmp_path, model=model))
+    gallery = gallery_of(tmp_path, model=model)
+    cards = by_factor(gallery)
     assert cards[0].classes == [NAMES[1], NAMES[0]]
     assert cards[0].loadings == pytest.approx([2, 1])
     assert (cards[1].classes, cards[1].loadings) == ([NAMES[0]], pytest.approx([0.5]))
-    assert (cards[2].classes, cards[2].loadings, cards[2].evidence_share) == ([], [], 0)
+    assert sorted(cards) == [0, 1, 3]  # factor 2 feeds none
+    assert (gallery.num_active, gallery.num_factors, int(gallery.purity.num_top[2])) == (3, 4, 0)
 
 
-def test_factors_that_feed_nothing_have_no_share_of_nothing(tmp_path):
+def test_a_model_whose_factors_feed_nothing_has_no_gallery(tmp_path):
     model = classifier()
     with torch.no_grad():
         model.decision_layer.raw_loadings.zero_()
-    assert [card.evidence_share for card in gallery_of(tmp_path, model=model).cards] == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="and feeds a class"):
+        gallery_of(tmp_path, model=model)
 
 
 def test_purity_is_that_of_the_labels_and_there_is_none_without(tmp_path):

@@ -24,7 +24,7 @@ def test_shares_of_the_commonest_class_are_those_counted_by_hand():
     assert (found.top, found.num_images) == (3, 6)
     assert str(found) == (
         f"The 3 images that show a factor most are of one class to 83.3% on average over 2 factors "
-        f"(chance {found.chance:.1%}); 1 of 3 are dead."
+        f"(chance {found.chance:.1%}); 1 of 3 are silent."
     )
 
 
