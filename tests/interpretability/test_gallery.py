@@ -7,6 +7,7 @@ import re
 import weakref
 from html.parser import HTMLParser
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -355,3 +356,18 @@ def test_a_processor_that_says_nothing_of_normalising_does_not():
     pixel_values = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     np.testing.assert_array_equal(denormalized_images(object(), pixel_values), images)
     np.testing.assert_array_equal(denormalized_images(object(), pixel_values[:, :1]), images[..., 0])  # grey
+
+
+def test_labels_have_the_names_of_the_dataset_s_own_column(tmp_path):
+    data = datasets.Dataset.from_list([{"image": Rows()[i]["image"], "label": i % 2} for i in range(4)])
+    data = data.cast_column("label", datasets.ClassLabel(names=["zebra", "cat"]))
+    (card,) = [card for card in gallery_of(tmp_path, data).cards if card.factor == 0]
+    assert card.labels == [["zebra", "cat"][row % 2] for row in card.images]
+
+
+def test_streams_and_missing_images_are_errors(tmp_path):
+    with pytest.raises(ValueError, match="a generator without a length; rows are read by their number"):
+        gallery_of(tmp_path, (row for row in [{}]))
+    rows = [Rows()[0], {**Rows()[0], "image": None}]
+    with pytest.raises(ValueError, match="Column 'image' holds a NoneType among its images"):
+        gallery_of(tmp_path, rows)

@@ -126,7 +126,7 @@ def factor_gallery(
         sheet_factors: factors in the picture.
         image_column, label_column: None finds the column that holds PIL images, and "label", "labels" or the only
             column that ends in "label".
-        label_names: names of the dataset's labels; None takes the model's.
+        label_names: names of the dataset's labels; None takes those of its ClassLabel column, else the model's.
         title: of page and picture.
         tolerance: of `identifiability_report`.
         batch_size: images at a time.
@@ -153,7 +153,7 @@ def factor_gallery(
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} shows nothing; pass 1 or more.")
     names = [model.config.id2label[c] for c in range(model.config.num_labels)]
-    rows = GalleryRows(dataset, processor, image_column, label_column, names if label_names is None else label_names)
+    rows = GalleryRows(dataset, processor, image_column, label_column, label_names, names)
     # What would stop it at the end is tried before the pass over the dataset: a map, a figure, a folder.
     check_sees_images(model, first := rows.pixel_values([0]))
     factor_maps(model, first.to(model.device), factors=0)

@@ -20,7 +20,8 @@ class GalleryRows:
         dataset: rows {image column: a PIL image, label column: a class}, read by their number alone.
         processor: a transformers image processor.
         image_column, label_column: None finds them; no column found means no labels.
-        label_names: of the labels.
+        label_names: of the labels; None takes those of the dataset's column, else `model_names`.
+        model_names: of the model's classes.
 
     Raises:
         ValueError: no row, no images, labels that are no whole numbers, or no column of that name.
@@ -32,10 +33,13 @@ class GalleryRows:
         processor: Any,
         image_column: str | None,
         label_column: str | None,
-        label_names: Sequence[str],
+        label_names: Sequence[str] | None,
+        model_names: Sequence[str],
     ) -> None:
-        self.dataset, self.processor, self.label_names = dataset, processor, label_names
+        self.dataset, self.processor = dataset, processor
         self.image_column, self.label_column = _find_columns(dataset, image_column, label_column)
+        feature = (getattr(dataset, "features", None) or {}).get(self.label_column)
+        self.label_names = label_names or getattr(feature, "names", None) or model_names
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -68,11 +72,19 @@ class GalleryRows:
         return self._processed(rows), labels
 
     def _processed(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-        images = [row[self.image_column].convert("RGB") for row in rows]
+        images = [row[self.image_column] for row in rows]
+        if bad := [image for image in images if not isinstance(image, Image.Image)]:
+            raise ValueError(f"Column {self.image_column!r} holds a {type(bad[0]).__name__} among its images.")
+        images = [image.convert("RGB") for image in images]
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
 def _find_columns(dataset: Any, image_column: str | None, label_column: str | None) -> tuple[str, str | None]:
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"The dataset is a {type(dataset).__name__} without a length; rows are read by their number, twice. Pass a "
+            "map-style one, say Dataset.from_generator of it."
+        )
     if len(dataset) == 0:
         raise ValueError("The dataset is empty; pass one with images.")
     row = dataset[0]
