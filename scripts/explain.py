@@ -59,7 +59,7 @@ class ExplainArguments:
     top_k: int = field(default=5, metadata={"help": "Parts of a decision that are named."})
     lime: bool = field(
         default=False,
-        metadata={"help": "Beside the maps, LIME for the largest part of each of these images (1,000 passes)."},
+        metadata={"help": "Beside the maps, LIME for the largest part of each gap (1,000 passes)."},
     )
     tolerance: float = field(
         default=1e-3, metadata={"help": "Share of an image's scores that other factors may have in Prop. 1's window."}
