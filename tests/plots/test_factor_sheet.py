@@ -40,7 +40,7 @@ def test_sign_is_colour_and_every_map_has_a_scale_of_its_own():
     first, second, silent = layers(factor_sheet(**SHEET))
     np.testing.assert_allclose(first[1, 2], [*to_rgb(FACTOR_COLOR), 0.85], atol=1e-6)
     np.testing.assert_allclose(second[3, 0], [*to_rgb(UNCERTAIN_COLOR), 0.85], atol=1e-6)
-    np.testing.assert_allclose(second[0, 0], [*to_rgb(FACTOR_COLOR), 0.85 / 2], atol=1e-6)
+    np.testing.assert_allclose(second[0, 0], [*to_rgb(FACTOR_COLOR), 0.85 / 4], atol=1e-6)
     assert not silent[..., 3].any()
 
 

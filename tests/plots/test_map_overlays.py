@@ -23,7 +23,7 @@ def test_sign_is_colour_and_size_is_opacity_on_one_scale_an_image():
     figure = map_overlays(IMAGES, torch.from_numpy(MAPS))
     first, second = layer(figure, 0, 1), layer(figure, 0, 2)
     np.testing.assert_allclose(first[1, 2], [*to_rgb(FACTOR_COLOR), 0.85], atol=1e-6)
-    np.testing.assert_allclose(second[3, 0], [*to_rgb(UNCERTAIN_COLOR), 0.85 / 4], atol=1e-6)
+    np.testing.assert_allclose(second[3, 0], [*to_rgb(UNCERTAIN_COLOR), 0.85 / 16], atol=1e-6)
     assert first[..., 3].sum() == pytest.approx(0.85)  # elsewhere transparent
     assert not layer(figure, 1, 1)[..., 3].any()
     assert layer(figure, 1, 2)[0, 0, 3] == pytest.approx(0.85)

@@ -28,7 +28,7 @@ def map_overlays(
 ) -> Figure:
     """A row for each image: the image, then each of its maps laid over it in grey.
 
-    Green is evidence for, vermilion against, the more opaque the more; grey is the image alone. All maps
+    Green is evidence for, vermilion against, opaque as the square of it; grey is the image alone. All maps
     of one image share a scale, so that a faint map is a small part.
 
     Args:
@@ -100,8 +100,8 @@ def show_image(axes: Axes, image: np.ndarray, caption: str | None = None) -> Non
 
 
 def overlay_colours(values: np.ndarray) -> np.ndarray:
-    """RGBA of values in [-1, 1]: the colour says the sign, the opacity the size."""
+    """RGBA of values in [-1, 1]: the colour says the sign, the opacity the square, so that half as much looks faint."""
     from matplotlib.colors import to_rgb
 
     colours = np.where(values[..., None] >= 0, to_rgb(FACTOR_COLOR), to_rgb(UNCERTAIN_COLOR))
-    return np.concatenate([colours, _MOST_OPAQUE * np.abs(values)[..., None]], axis=-1)
+    return np.concatenate([colours, _MOST_OPAQUE * np.square(values)[..., None]], axis=-1)
