@@ -46,7 +46,7 @@ def test_sign_is_colour_and_every_map_has_a_scale_of_its_own():
 
 def test_the_words_say_which_factor_what_it_feeds_and_how_pure_it_is(tmp_path):
     figure = factor_sheet(**SHEET, classes=[["cat", "dog $1"], []], purity=[0.875, None], title="Cats & $")
-    assert words(figure) == [["factor 7", "cat, dog $1\none class: 88%"], ["factor $3", "feeds no class"]]
+    assert words(figure) == [["factor 7", "feeds cat, dog $1\none class: 88%"], ["factor $3", "feeds no class"]]
     assert figure.get_suptitle() == "Cats & $"
     assert words(factor_sheet(**SHEET)) == [["factor 7", ""], ["factor $3", ""]]
     assert save_figure(figure, tmp_path / "sheet.png").stat().st_size > 0

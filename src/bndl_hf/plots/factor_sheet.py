@@ -73,11 +73,11 @@ def factor_sheet(
         words = figure.add_subplot(grid[2 * f : 2 * f + 2, 0])
         words.axis("off")
         font: dict[str, Any] = {"fontfamily": FONT, "parse_math": False, "va": "center", "transform": words.transAxes}
-        words.text(0, 0.66, names[f], size=11, weight="bold", color=INK, **font)
-        lines = [] if classes is None else [", ".join(classes[f]) or "feeds no class"]
+        words.text(0, 0.58, names[f], size=11, weight="bold", color=INK, **font)
+        lines = [] if classes is None else ["feeds " + (", ".join(classes[f]) or "no class")]
         if purity is not None and purity[f] is not None:
             lines.append(f"one class: {purity[f]:.0%}")
-        words.text(0, 0.5, "\n".join(lines), size=8, color=MUTED, **{**font, "va": "top"}, wrap=True)
+        words.text(0, 0.52, "\n".join(lines), size=8, color=MUTED, **{**font, "va": "top"}, wrap=True)
         pictures = pictures / (255 if np.issubdtype(pictures.dtype, np.integer) else 1.0)
         grey = pictures if pictures.ndim == 3 else pictures @ (0.299, 0.587, 0.114)
         for i in range(len(layers)):
