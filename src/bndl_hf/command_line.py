@@ -12,10 +12,12 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Call `main`; what it says of bad input (ValueError, OSError) becomes the last line and a failing exit status."""
+    """Call `main`; what it says of bad input (ValueError, OSError) or of a missing extra (ImportError) becomes the last
+    line and a failing exit status.
+    """
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no details"]
         # A DataLoader worker puts its traceback before the sentence.
         sentence = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else " ".join(lines)
