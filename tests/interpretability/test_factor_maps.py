@@ -199,20 +199,21 @@ def test_features_that_are_no_average_are_said_to_be_approximated(model_type):
     factors, classes = factor_maps(model, pixel_values), class_maps(model, pixel_values)
     assert not factors.exact
     assert not classes.exact
-    assert factors.method == classes.method == ("grad_cam" if model_type == "cvt" else "position_wise")
+    assert factors.method == classes.method == "grad_cam"
     assert factors.maps.shape == (2, 5, *pixel_values.shape[-2:])
     assert factors.evidence.abs().sum() > 0
     torch.testing.assert_close(factors.evidence.sum(dim=(-2, -1)) + factors.unplaced, factors.scores)
 
 
-def test_position_wise_evidence_is_what_the_layer_says_of_each_patch_token():
-    model, pixel_values = model_of("vit")
+def test_position_wise_evidence_is_what_the_layer_says_of_each_position():
+    model, pixel_values = model_of("resnet", projection="two_layer")
     maps = factor_maps(model, pixel_values, factors=list(range(model.config.num_factors)))
     with torch.no_grad():
-        tokens = model.backbone.vit(pixel_values).last_hidden_state  # [B, 1 + 4, D]
-        for p in range(4):
-            expected = model.decision_layer.score_posterior(tokens[:, 1 + p]).mean / 4
-            torch.testing.assert_close(maps.evidence.flatten(2)[..., p], expected)
+        positions = model.backbone.resnet(pixel_values).last_hidden_state.flatten(2)  # [B, D, P]
+        P = positions.shape[-1]
+        for p in range(P):
+            expected = model.decision_layer.score_posterior(positions[..., p]).mean / P
+            torch.testing.assert_close(maps.evidence.flatten(2)[..., p], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_projection_of_two_layers_is_not_linear_and_its_maps_are_approximate():

@@ -44,10 +44,10 @@ def evidence_on_grid(model: Any, trace: FeatureTrace, scores: Tensor, coefficien
         cam = gradcam_on_grid(model, lambda _: sums, **trace.inputs)  # [B, k, h, w]
         share = cam / cam.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
         return totals[..., None, None] * share, GRAD_CAM
-    if found.is_average and not isinstance(layer.projection, nn.Sequential):
-        evidence, method = _exact(layer, found, scores, coefficients), POOLED_AVERAGE
-    else:
+    if isinstance(layer.projection, nn.Sequential):  # not linear
         evidence, method = _position_wise(layer, found, coefficients), POSITION_WISE
+    else:
+        evidence, method = _exact(layer, found, scores, coefficients), POOLED_AVERAGE
     return evidence.unflatten(-1, (found.grid.height, found.grid.width)), method
 
 
@@ -70,7 +70,7 @@ def _exact(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, co
 
 
 def _position_wise(layer: BNDLDecisionLayer, found: PositionFeatures, coefficients: Tensor) -> Tensor:
-    """What the decision layer says of each position alone, over P; [B, k, P]."""
+    """What the decision layer says of an image that looks everywhere as it does at one position, over P; [B, k, P]."""
     features = found.at_positions()  # [B, P, D]
     scores = layer.score_posterior(features.flatten(0, 1)).mean.unflatten(0, features.shape[:2])  # [B, P, K]
     return coefficients @ scores.transpose(1, 2) / found.grid.num_positions

@@ -37,8 +37,9 @@ class FactorMaps:
         scores: E[theta_k], [B, k], >= 0.
         factors: which factors, [B, k].
         exact: every part is what that position adds to the score: not an approximation.
-        method: "pooled_average" (exact), "position_wise" (the decision layer on each position's own features) or
-            "grad_cam" (the score shared out in proportion to Grad-CAM).
+        method: "pooled_average" (exact), "position_wise" (an average before a projection of two layers: the decision
+            layer on each position's own features) or "grad_cam" (no average, as where a classifier reads its CLS token:
+            the score shared out in proportion to Grad-CAM).
     """
 
     maps: Tensor
@@ -83,7 +84,7 @@ def factor_maps(
     top_k: int | None = None,
     **backbone_inputs: Any,
 ) -> FactorMaps:
-    """Where in the image each factor finds its evidence; one backbone pass.
+    """Where in the image each factor finds its evidence; one backbone pass, three where it takes Grad-CAM.
 
     The parts of a factor whose score is zero are zero: nothing in the image reaches a logit through it. A projection of
     two layers is not linear, so its maps are "position_wise".

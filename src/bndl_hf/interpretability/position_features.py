@@ -2,8 +2,7 @@
 
 For most convolutional and hierarchical backbones the features are the average of a map over its positions, h = mean_ij
 A_ij; some normalise it afterwards (ConvNeXt, BEiT), some put the CLS token beside it (DINOv2). For a plain ViT h is the
-CLS token, which stands in one sequence with the patches. `position_features` compares h with both. Read
-evidence_maps.py next.
+CLS token, which is no average of anything. `position_features` tells them apart. Read evidence_maps.py next.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ class PositionFeatures:
 
     Attributes:
         features: h, [B, D], float32.
-        values: A_ij, [B, P, D'], float32: of an average, what was averaged; else each position's own token.
+        values: A_ij, [B, P, D'], float32, what was averaged: h[columns] = scale * mean of A_ij + a constant.
         grid: where the P positions lie.
         columns: the D' of the D features that belong to `values`.
         scale: [B, D'], what the averages were multiplied by: 1, or gamma / sigma of the normalisation after the pooling
             at the statistics of each image.
-        is_average: h[columns] = scale * mean over positions of A_ij + a constant.
     """
 
     features: Tensor
@@ -40,7 +38,6 @@ class PositionFeatures:
     grid: TokenGrid
     columns: slice
     scale: Tensor
-    is_average: bool
 
     @property
     def deviations(self) -> Tensor:
@@ -49,33 +46,23 @@ class PositionFeatures:
 
     def at_positions(self) -> Tensor:
         """The features of an image that looked everywhere as it does at one position, [B, P, D]."""
-        if not self.is_average:
-            return self.values
         features = self.features[:, None].repeat(1, self.grid.num_positions, 1)
         features[..., self.columns] += self.deviations
         return features
 
 
 def position_features(trace: FeatureTrace) -> PositionFeatures | None:
-    """How features came from positions: as an average, as the token beside them, or None where neither is so.
+    """Of which positions the features are an average; None where they are none.
 
     Of several maps with the same average the finest is taken, the last of equally fine ones.
     """
-    features = trace.features.float()
     found: PositionFeatures | None = None
     for hidden_state, grid in reversed(trace.maps):
         if found is None or grid.num_positions > found.grid.num_positions:
             values = grid.positions(hidden_state).float()
             if (average := _average(trace, values)) is not None:
-                found = PositionFeatures(features, values, grid, *average, is_average=True)
-    if found is not None:
-        return found
-    for hidden_state, grid in reversed(trace.maps):
-        for token in range(grid.num_prefix_tokens):
-            if _equal(trace.features, hidden_state[:, token].float(), hidden_state):
-                values, everything = grid.positions(hidden_state).float(), slice(0, features.shape[1])
-                return PositionFeatures(features, values, grid, everything, torch.ones_like(features), is_average=False)
-    return None
+                found = PositionFeatures(trace.features.float(), values, grid, *average)
+    return found
 
 
 def _average(trace: FeatureTrace, values: Tensor) -> tuple[slice, Tensor] | None:
