@@ -57,6 +57,10 @@ def variants(D: int) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "one concentration a factor's loadings": {"loading_concentration": "per_factor"},
         "trained on draws": {"objective": "sampled"},
         "features as they come": {"normalize_features": False},
+        "noise of 0.5 on the features": {"feature_noise": 0.5},
+        "noise of 1 on the features": {"feature_noise": 1.0},
+        "noise of 1.5 on the features": {"feature_noise": 1.5},
+        "noise of 2 on the features": {"feature_noise": 2.0},
     }
     training: dict[str, dict[str, Any]] = {
         "pruned late, 0.5 to 0.95": {"pruning_start": 0.5, "pruning_end": 0.95},

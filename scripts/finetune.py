@@ -79,6 +79,10 @@ class ModelArguments:
     num_factors: int | None = field(
         default=None, metadata={"help": "K; default: max(D, min(2 D, 512)) of the D features of the backbone."}
     )
+    feature_noise: float | None = field(
+        default=None,
+        metadata={"help": "Noise on the features while training, in units of their spread: 1 for memorised ones."},
+    )
     projection: str | None = field(
         default=None, metadata={"help": "Before the scores' ReLU: none, linear or two_layer."}
     )

@@ -84,6 +84,7 @@ def test_labels_come_from_the_backbone_unless_given():
         ({"kl_global_scaling": "N"}, "choose one of per_image, per_factor"),
         ({"bias": "relu"}, "choose one of free, non_negative, none"),
         ({"loading_init": "zeros"}, "choose one of alive, linear"),
+        ({"feature_noise": -0.1}, "feature_noise=-0.1 must be zero or above"),
         ({"score_prior_concentration": 0.0}, "score_prior_concentration=0.0 must be above zero"),
         ({"score_prior_rate": -1.0}, "score_prior_rate=-1.0 must be above zero"),
         ({"loading_prior_concentration": 0.0}, "loading_prior_concentration=0.0 must be above zero"),

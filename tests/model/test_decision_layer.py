@@ -395,3 +395,22 @@ def test_thresholds_that_leave_no_active_factor_are_an_error():
     with pytest.raises(ValueError, match=r"score_threshold=50\.0 leaves no active factor on 24 images"):
         layer.check_active(features)
     assert make_layer(preset="released").check_active(features) is None
+
+
+# ---- noise on the features ----
+
+
+def test_noise_on_the_features_has_the_spread_asked_for_and_is_there_in_training_alone():
+    layer = make_layer(projection="none", num_factors=D, bias="none", feature_noise=0.3, score_threshold=0.0)
+    scale = torch.rand(D) + 0.5
+    layer.set_feature_scale(scale)
+    features = torch.full((4000, D), 5.0)
+    with torch.no_grad():
+        noisy = layer.train()(features).factor_scores / scale  # far above zero: what the layer read
+        quiet = layer.eval()(features).factor_scores / scale
+    torch.testing.assert_close(quiet, features)
+    assert torch.equal(layer.predict(features[:2]).evidence, layer(features[:2]).factor_scores.sum(-1))
+    expected = 0.3 / scale
+    # The standard error of a standard deviation from n normal draws is sd / sqrt(2 n); of the mean sd / sqrt(n).
+    assert ((noisy.std(0) - expected).abs() < 5 * expected / math.sqrt(8000)).all()
+    assert ((noisy.mean(0) - 5).abs() < 5 * expected / math.sqrt(4000)).all()

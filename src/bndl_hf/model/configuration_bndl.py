@@ -48,6 +48,9 @@ class BNDLConfig(PretrainedConfig):
         projection_dim (`int`): hidden width of the "two_layer" projection; None takes `num_factors`.
         normalize_features (`bool`, preset): divide each feature by its standard deviation over the training images
             (measured once before training, stored with the weights), so that one learning rate suits every backbone.
+        feature_noise (`float`): standard deviation of Gaussian noise that is added to the features while training, in
+            units of each feature's spread; 0 adds none. For features the backbone has memorised, which lie closer
+            together on training images than on new ones (docs/defaults.md: 1 there).
         score_threshold (`float`, preset): c_theta >= 0 in E[theta] = relu(z - c_theta) (Eq. 9).
         loading_threshold (`float`, preset): c_phi >= 0 in E[Phi] = relu(W - c_phi) (Eq. 11).
         score_concentration (`str`, preset): Weibull concentration k of the scores, "per_image" (one number for all
@@ -113,6 +116,7 @@ class BNDLConfig(PretrainedConfig):
     projection: str = _UNSET
     projection_dim: int | None = None
     normalize_features: bool = _UNSET
+    feature_noise: float = 0.0
     score_threshold: float = _UNSET
     loading_threshold: float = _UNSET
     score_concentration: str = _UNSET

@@ -188,6 +188,9 @@ class BNDLDecisionLayer(Decisions, SparseLoadings, nn.Module):
         """
         with torch.autocast(device_type=features.device.type, enabled=False):
             self.check_inputs(features, labels)
+            if self.training and self.config.feature_noise:
+                spread = self.config.feature_noise / self.feature_scale  # of what is divided by it again
+                features = features.float() + spread * torch.randn_like(features, dtype=torch.float32)
             scores, loadings, bias = self.score_posterior(features), self.loading_posterior(), self.bias
             sampled = self.training and self.config.objective == "sampled"
             # While sampling: one draw of theta per image and of Phi per batch (Sec. 3.4).

@@ -24,7 +24,14 @@ _POSITIVE = (
     "max_concentration",
     "loading_density",
 )
-_NON_NEGATIVE = ("score_threshold", "loading_threshold", "min_concentration", "kl_local_weight", "kl_global_weight")
+_NON_NEGATIVE = (
+    "feature_noise",
+    "score_threshold",
+    "loading_threshold",
+    "min_concentration",
+    "kl_local_weight",
+    "kl_global_weight",
+)
 _COUNTS = ("feature_dim", "num_factors", "num_projected", "projection_dim", "num_training_images")
 
 
