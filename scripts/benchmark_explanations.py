@@ -11,7 +11,6 @@ on.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +34,7 @@ from transformers import (
 from bndl_hf import BNDLForImageClassification
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.interpretability import class_maps, factor_maps, gradcam, sepin_at_k
-from bndl_hf.training.results import describe_environment, write_json
+from bndl_hf.training.results import describe_environment, seconds_taken, write_json
 
 BACKBONES: dict[str, Callable[[], PretrainedConfig]] = {
     "resnet-50": ResNetConfig,
@@ -96,9 +95,9 @@ def compare_with_forward(
         explain()
     rounds = []
     for _ in range(arguments.repeats):
-        before = _seconds(forward, arguments.device)
-        taken = {name: _seconds(explain, arguments.device) for name, explain in ways.items()}
-        after = _seconds(forward, arguments.device)
+        before = seconds_taken(forward, arguments.device)
+        taken = {name: seconds_taken(explain, arguments.device) for name, explain in ways.items()}
+        after = seconds_taken(forward, arguments.device)
         rounds.append({"forward": (before + after) / 2, **taken})
     return {
         "method": maps.method,
@@ -114,21 +113,8 @@ def time_sepin(arguments: Arguments) -> dict[str, Any]:
     shape = arguments.sepin_images, arguments.sepin_factors
     scores = torch.rand(shape, generator=generator)
     views = [scores + 0.3 * torch.rand(shape, generator=generator) for _ in range(2)]
-    seconds = [_seconds(partial(sepin_at_k, views[0], views[1], 10), "cpu") for _ in range(3)]
+    seconds = [seconds_taken(partial(sepin_at_k, views[0], views[1], 10), "cpu") for _ in range(3)]
     return {"factors": shape[1], "images": shape[0], "batch_size": 256, "seconds": statistics.median(seconds)}
-
-
-def _seconds(call: Callable[[], Any], device: str) -> float:
-    _synchronize(device)
-    started = time.perf_counter()
-    call()
-    _synchronize(device)
-    return time.perf_counter() - started
-
-
-def _synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,8 +9,6 @@ machine; what counts is the median of their ratios. The likelihood is of the def
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from bndl_hf import BNDLConfig
 from bndl_hf.baselines import FeatureTask, train_head
 from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.training.results import describe_environment, write_json
+from bndl_hf.training.results import describe_environment, seconds_taken, write_json
 from bndl_hf.uncertainty import negative_log_likelihood
 
 
@@ -49,17 +47,11 @@ class Arguments:
 def compare_times(arguments: Arguments) -> dict[str, Any]:
     """Seconds of both ways, and the median of their ratios."""
     torch.manual_seed(0)
+    device = arguments.device
     config = BNDLConfig(feature_dim=arguments.feature_dim, num_labels=arguments.num_labels)
-    layer = BNDLDecisionLayer(config).eval().to(arguments.device)
+    layer = BNDLDecisionLayer(config).eval().to(device)
     layer.prune_smallest(config.loading_density)
-    features = torch.rand(arguments.batch_size, arguments.feature_dim, device=arguments.device)
-
-    def seconds(predict: Callable[[], Any]) -> float:
-        _synchronize(arguments.device)
-        started = time.perf_counter()
-        predict()
-        _synchronize(arguments.device)
-        return time.perf_counter() - started
+    features = torch.rand(arguments.batch_size, arguments.feature_dim, device=device)
 
     def exact() -> Any:
         return layer.predict(features)
@@ -68,7 +60,10 @@ def compare_times(arguments: Arguments) -> dict[str, Any]:
         return layer.predict(features, method="monte_carlo", num_samples=arguments.num_samples)
 
     exact(), sampled()  # not counted: first calls allocate
-    pairs = [(seconds(exact), seconds(sampled)) for _ in tqdm(range(arguments.repeats), desc="Pairs of timings")]
+    pairs = [
+        (seconds_taken(exact, device), seconds_taken(sampled, device))
+        for _ in tqdm(range(arguments.repeats), desc="Pairs of timings")
+    ]
     return {
         "feature_dim": arguments.feature_dim,
         "num_factors": config.num_factors,
@@ -95,11 +90,6 @@ def compare_likelihoods(arguments: Arguments) -> list[dict[str, float]]:
         nll = {"exact": layer.predict(features).probs, f"{arguments.many_samples}_draws": draws.probs}
         runs.append({"seed": seed, **{name: negative_log_likelihood(p, labels) for name, p in nll.items()}})
     return runs
-
-
-def _synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def main(argv: list[str] | None = None) -> None:

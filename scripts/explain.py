@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL import Image
+from torch import Tensor
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification, plots
@@ -163,28 +164,9 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
         print(f"  factor {factor:<5}{part:8.2f} +- {std:.2f}{share:8.1%}")
     for words, value in (("rest", why.rest), ("bias", why.bias), ("logit", why.logit)):
         print(f"  {words:<12}{value.item():8.2f}")
-    parts = plots.waterfall_plot(
-        why.contributions[0].cpu(),
-        why.rest.item(),
-        why.bias.item(),
-        why.factors[0].cpu(),
-        why.contribution_std[0].cpu(),
-        why.rest_std.item(),
-        why.logit_std.item(),
-        title=f"Why {answer}?",
-    )
     gap = why.contrast
-    against = plots.waterfall_plot(
-        gap.parts[0].cpu(),
-        gap.rest.item(),
-        gap.bias.item(),
-        gap.factors[0].cpu(),
-        gap.part_std[0].cpu(),
-        gap.rest_std.item(),
-        gap.gap_std.item(),
-        total="gap",
-        title=f"Why {answer} and not {other}?",
-    )
+    parts = waterfall(why, why.contributions, why.contribution_std, why.logit_std, "logit", f"Why {answer}?")
+    against = waterfall(gap, gap.parts, gap.part_std, gap.gap_std, "gap", f"Why {answer} and not {other}?")
     num_shown = max(1, int((gap.parts != 0).sum()))  # silent factors have no place
     found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
     shown = found.maps[0].cpu()
@@ -205,6 +187,21 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
         plots.save_figure(figure, Path(arguments.output_dir) / f"{name}_{kind}.png")
         for kind, figure in (("parts", parts), ("gap", against), ("maps", maps))
     ]
+
+
+def waterfall(why: Any, parts: Tensor, part_std: Tensor, total_std: Tensor, total: str, title: str) -> Any:
+    """The figure of one image's `Evidence` or `Contrast`, whose names for parts and total differ."""
+    return plots.waterfall_plot(
+        parts[0].cpu(),
+        why.rest.item(),
+        why.bias.item(),
+        why.factors[0].cpu(),
+        part_std[0].cpu(),
+        why.rest_std.item(),
+        total_std.item(),
+        total=total,
+        title=title,
+    )
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

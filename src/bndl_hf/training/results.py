@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,19 @@ def describe_environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def seconds_taken(call: Callable[[], Any], device: str = "cpu") -> float:
+    """Wall-clock seconds of one call, what it left running on an accelerator included."""
+
+    def now() -> float:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    started = now()
+    call()
+    return now() - started
 
 
 def read_finished(path: str | os.PathLike[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
