@@ -169,19 +169,20 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
     against = waterfall(gap, gap.parts, gap.part_std, gap.gap_std, "gap", f"Why {answer} and not {other}?")
     num_shown = max(1, int((gap.parts != 0).sum()))  # silent factors have no place
     found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
-    shown = found.maps[0].cpu()
+    shown = list(found.maps[0].cpu())
     captions = [
         f"factor {k}: {part:+.2f}".replace("-", "−")
         for k, part in zip(found.factors[0], gap.parts[0, :num_shown], strict=True)
     ]
     if arguments.lime:
         lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)
-        scale = shown[0].abs().max() / lime.map.abs().max().clamp_min(1e-12)  # of another unit: to the same height
-        shown, captions = torch.cat([shown, scale * lime.map[None]]), [*captions, f"LIME, factor {lime.factor}"]
+        shown.append(lime.map)
+        captions.append(f"LIME, factor {lime.factor}")
     picture = denormalized_images(processor, pixel_values)[0]
     how = "exactly" if found.exact else f"approximately ({found.method.replace('_', ' ')})"
+    each = torch.stack([one / one.abs().max().clamp_min(1e-12) for one in shown])  # the captions say how much
     maps = plots.map_overlays(
-        picture[None], shown[None], [captions], [answer], title=f"Where the factors find their evidence, {how}"
+        picture[None], each[None], [captions], [answer], title=f"Where the factors find their evidence, {how}"
     )
     return [
         plots.save_figure(figure, Path(arguments.output_dir) / f"{name}_{kind}.png")

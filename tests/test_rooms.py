@@ -16,11 +16,12 @@ MAX_LINES = 300
 MAY_IMPORT = {
     "model": (),
     "uncertainty": ("model.predictive", "model.student_t", "model.mean_field", "model.prediction_sets"),
-    "interpretability": ("model", "plots"),  # the gallery is a page and a picture
-    "training": ("model", "uncertainty", "hub"),  # the Trainer's own push_to_hub
+    "interpretability": ("model", "plots", "files"),  # the gallery is a page and a picture
+    "training": ("model", "uncertainty", "hub", "files"),  # the Trainer's own push_to_hub
     "baselines": ("model", "training", "uncertainty"),  # a comparison judges
     "metrics": ("uncertainty",),
-    "plots": (),
+    "plots": ("files",),
+    "files": (),
     "command_line": (),
     "hub": ("model", "uncertainty", "interpretability", "plots"),
 }

@@ -44,10 +44,10 @@ def test_the_frontier_has_both_curves_and_an_interrupted_one_goes_on(digits, tmp
 
 def test_exact_prediction_is_timed_and_judged(digits, tmp_path, capsys):
     output = tmp_path / "predict.json"
-    sizes = ["--feature_dim", "32", "--num_labels", "5", "--batch_size", "8", "--repeats", "3"]
+    sizes = ["--feature_dim", "32", "--num_labels", "5", "--batch_size", "8", "--repeats", "3", "--num_samples", "200"]
     argv = ["--features", str(digits), "--seeds", "0", "--epochs", "2", "--output", str(output)]
     predict.main([*argv, *sizes])
     found = json.loads(output.read_text())
-    assert found["times"]["times_faster"] > 0
+    assert found["times"]["times_faster"] > 1  # 200 draws take far longer, however busy the machine
     assert set(found["nll"][0]) == {"seed", "exact", "200_draws"}
     assert "times as long" in capsys.readouterr().out

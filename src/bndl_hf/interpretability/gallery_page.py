@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from bndl_hf.files import written_whole
 from bndl_hf.plots import overlay_colours
 
 if TYPE_CHECKING:
@@ -89,14 +89,8 @@ def write_page(gallery: FactorGallery, title: str) -> None:
         cards="\n".join(_card(card, largest_loading) for card in gallery.cards),
         script=_SCRIPT,
     )
-    path = gallery.page
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with written_whole(gallery.page) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _summary(gallery: FactorGallery) -> str:

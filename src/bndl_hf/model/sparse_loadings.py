@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -20,14 +22,8 @@ class SparseLoadings:
 
     config: PretrainedConfig
     raw_loadings: nn.Parameter
-
-    def score_posterior(self, features: Tensor) -> WeibullPosterior:
-        """q(theta | h), [B, K]."""
-        raise NotImplementedError
-
-    def loading_posterior(self) -> WeibullPosterior:
-        """q(Phi), [K, C]."""
-        raise NotImplementedError
+    score_posterior: Callable[[Tensor], WeibullPosterior]  # q(theta | h), [B, K]
+    loading_posterior: Callable[[], WeibullPosterior]  # q(Phi), [K, C]
 
     @property
     def factor_loadings(self) -> Tensor:

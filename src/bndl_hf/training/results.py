@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from bndl_hf.files import written_whole
+
 
 def describe_environment() -> dict[str, Any]:
     """Versions and hardware behind a figure: Python, libraries, processor, cores in use, accelerator."""
@@ -58,11 +60,5 @@ def read_finished(path: str | os.PathLike[str], settings: dict[str, Any]) -> lis
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Write `values` as indented JSON; the file appears whole or stays as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with written_whole(path) as partial:
         partial.write_text(json.dumps(values, indent=2, default=str) + "\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+
+from bndl_hf.files import written_whole
 
 Tensors = dict[str, Tensor]
 
@@ -97,13 +98,9 @@ def _batches(start: int, end: int, batch_size: int) -> list[range]:
 
 
 def write_shard(path: Path, tensors: Tensors) -> None:
-    """Write a whole file or none: under another name first, then renamed."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
+    """Write a whole file or none."""
+    with written_whole(path) as partial:
         save_file(tensors, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_shard(path: Path) -> Tensors:
