@@ -41,7 +41,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## compare decision layers on frozen features of the digits (FEATURES=FILE for your own)
-	$(BIN)/python scripts/benchmark.py heads $(if $(FEATURES),--features $(FEATURES),--epochs 200) --output outputs/bench/heads.json
+	$(BIN)/python scripts/benchmarks/heads.py heads $(if $(FEATURES),--features $(FEATURES),--epochs 200) --output outputs/bench/heads.json
 
 clean:  ## remove the virtual environment and everything produced
 	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .mypy_cache

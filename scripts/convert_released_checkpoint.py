@@ -12,7 +12,8 @@ r"""Turn a checkpoint of the BNDL authors' code into a folder that AutoModelForI
 A ViT (vit.*, classifier.linear*) becomes preset="released", a ResNet with torchvision's names (conv1, layer1.0.conv1,
 ..., fc, linear_k, linear_kw) preset="released_resnet". The ResNets for CIFAR start with a 3x3 convolution, which no
 ResNet of transformers has: convert their decision layer alone with --head_only and open it with
-bndl_hf.hub.released.load_decision_layer. No code in the checkpoint is run. Nothing is written when anything is wrong.
+bndl_hf.released.conversion.load_decision_layer. No code in the checkpoint is run. Nothing is written when anything
+is wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 
 from bndl_hf.hub.labels import KNOWN_LABELS, read_labels
-from bndl_hf.hub.released import Conversion, convert_released_checkpoint
+from bndl_hf.released.conversion import Conversion, convert_released_checkpoint
 
 
 @dataclass
@@ -82,7 +83,7 @@ def summary(conversion: Conversion) -> str:
     if config.id2label[0] == "LABEL_0":
         lines.append("the classes have no names; pass --labels to give them theirs")
     if conversion.backbone is None:
-        lines.append(f"open it with bndl_hf.hub.released.load_decision_layer({str(conversion.output_dir)!r})")
+        lines.append(f"open it with bndl_hf.released.conversion.load_decision_layer({str(conversion.output_dir)!r})")
     else:
         lines.append(f"open it with AutoModelForImageClassification.from_pretrained({str(conversion.output_dir)!r})")
     return "\n  ".join(lines)

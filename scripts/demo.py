@@ -25,12 +25,12 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
-from bndl_hf.command_line import run
+from bndl_hf.data.image_dataset import DataArguments, collate, load_image_dataset, make_image_processor
 from bndl_hf.hub import create_model_card
 from bndl_hf.plots import prediction_sheet
-from bndl_hf.training.data import DataArguments, collate, load_image_dataset, make_image_processor
-from bndl_hf.training.results import describe_environment, write_json
 from bndl_hf.uncertainty import summarize
+from bndl_hf.utils.command_line import run
+from bndl_hf.utils.results import describe_environment, write_json
 
 IMAGE_SIZE = 32  # pixels; the ResNet's first layers halve an image twice
 NUM_FACTORS = 32
@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     with torch.no_grad():
         factor_scores = model(pixel_values).factor_scores  # [B, K]
     loadings = model.decision_layer.factor_loadings.detach()
-    parts = factor_scores * loadings.T[prediction.labels]  # [B, K], what each factor adds to the answer's logit
-    correct, certain = prediction.labels == labels, prediction.is_certain
+    parts = factor_scores * loadings.T[prediction.predicted_labels]  # [B, K]
+    correct, certain = prediction.predicted_labels == labels, prediction.is_certain
     results: dict[str, Any] = {
         **summarize(prediction.probs, labels, prediction.p_value, model.config.certainty_threshold),
         "share_certain": certain.float().mean().item(),
@@ -233,11 +233,11 @@ def measure_cost(
 def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor, path: Path) -> None:
     """The surest and the least sure test images, as the model sees them, with the parts of each decision."""
     prediction = model.predict(pixel_values)
-    evidence = model.explain(pixel_values, target=prediction.labels, top_k=5)
+    evidence = model.explain(pixel_values, target=prediction.predicted_labels, top_k=5)
     figure = prediction_sheet(
         (pixel_values[:, 0] * 0.5 + 0.5).clamp(0, 1),  # undo the processor's mean and standard deviation of 0.5
         labels,
-        prediction.labels,
+        prediction.predicted_labels,
         prediction.probs,
         prediction.is_certain,
         prediction.p_value,

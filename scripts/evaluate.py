@@ -29,14 +29,14 @@ from accelerate.utils import parse_flag_from_env
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification
-from bndl_hf.command_line import HelpFormatter, run
-from bndl_hf.training.classes import load_images_to_judge
-from bndl_hf.training.data import DataArguments, collate
-from bndl_hf.training.evaluation import MEASURES, OOD_MEASURES, Evaluation, evaluate_classifier
-from bndl_hf.training.predictions import PredictionSettings, exact_p_value
-from bndl_hf.training.results import describe_environment, write_json
-from bndl_hf.training.unlabelled import load_unlabelled_images, parse_named
+from bndl_hf.data.classes import load_images_to_judge
+from bndl_hf.data.image_dataset import DataArguments, collate
+from bndl_hf.data.unlabelled import load_unlabelled_images, parse_named
+from bndl_hf.evaluation.judging import MEASURES, OOD_MEASURES, Evaluation, evaluate_classifier
+from bndl_hf.evaluation.predictions import PredictionSettings, exact_p_value
 from bndl_hf.uncertainty import pavpu_from_p_value, risk_coverage_curve
+from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.results import describe_environment, write_json
 
 # Scores with a histogram, and what stands below it; p-values crowd at zero, their figure is PAvPU's.
 HISTOGRAMS = {

@@ -26,7 +26,10 @@ from torch import Tensor
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification, plots
-from bndl_hf.command_line import HelpFormatter, run
+from bndl_hf.data.classes import load_images_to_judge
+from bndl_hf.data.columns import ROW_COLUMN
+from bndl_hf.data.image_dataset import DataArguments, ImageDataset
+from bndl_hf.data.pixel_values import RGBImages, decode_image
 from bndl_hf.interpretability import (
     FactorGallery,
     denormalized_images,
@@ -35,11 +38,8 @@ from bndl_hf.interpretability import (
     lime_factor,
     sparsity_report,
 )
-from bndl_hf.training.classes import load_images_to_judge
-from bndl_hf.training.columns import ROW_COLUMN
-from bndl_hf.training.data import DataArguments, ImageDataset
-from bndl_hf.training.pixel_values import RGBImages, decode_image
-from bndl_hf.training.results import describe_environment, write_json
+from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.results import describe_environment, write_json
 
 
 @dataclass
@@ -162,17 +162,19 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
         why.factors[0].tolist(), why.contributions[0], why.contribution_std[0], why.share[0], strict=True
     ):
         print(f"  factor {factor:<5}{part:8.2f} +- {std:.2f}{share:8.1%}")
-    for words, value in (("rest", why.rest), ("bias", why.bias), ("logit", why.logit)):
+    for words, value in (("rest", why.rest), ("bias", why.bias), ("logit", why.total)):
         print(f"  {words:<12}{value.item():8.2f}")
     gap = why.contrast
-    parts = waterfall(why, why.contributions, why.contribution_std, why.logit_std, "logit", f"Why {answer}?")
-    against = waterfall(gap, gap.parts, gap.part_std, gap.gap_std, "gap", f"Why {answer} and not {other}?")
-    num_shown = max(1, int((gap.parts != 0).sum()))  # silent factors have no place
+    parts = waterfall(why, why.contributions, why.contribution_std, why.total_std, "logit", f"Why {answer}?")
+    against = waterfall(
+        gap, gap.contributions, gap.contribution_std, gap.total_std, "gap", f"Why {answer} and not {other}?"
+    )
+    num_shown = max(1, int((gap.contributions != 0).sum()))  # silent factors have no place
     found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
     shown = list(found.maps[0].cpu())
     captions = [
         f"factor {k}: {part:+.2f}".replace("-", "−")
-        for k, part in zip(found.factors[0], gap.parts[0, :num_shown], strict=True)
+        for k, part in zip(found.factors[0], gap.contributions[0, :num_shown], strict=True)
     ]
     if arguments.lime:
         lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)

@@ -27,13 +27,13 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, HfArgum
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
-from bndl_hf.command_line import HelpFormatter, run
+from bndl_hf.data.classes import known_classes
+from bndl_hf.data.image_dataset import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
 from bndl_hf.hub import create_model_card
+from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoints import last_checkpoint
-from bndl_hf.training.classes import known_classes
-from bndl_hf.training.data import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
-from bndl_hf.training.features import HEAD_DEFAULTS
-from bndl_hf.training.results import describe_environment, write_json
+from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.results import describe_environment, write_json
 
 logger = logging.get_logger(__name__)
 

@@ -21,8 +21,8 @@ from huggingface_hub import ModelCard
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification
-from bndl_hf.command_line import HelpFormatter, run
 from bndl_hf.hub import list_contents, push_to_hub
+from bndl_hf.utils.command_line import HelpFormatter, run
 
 
 @dataclass

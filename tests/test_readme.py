@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification
+from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.hub import pull_from_hub
-from bndl_hf.training.data import make_image_processor
 from hub.processes import run_python
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -41,7 +41,7 @@ seen = {
     "is_answered": prediction.is_answered.tolist(),
     "prediction_sets": prediction.prediction_sets.tolist(),
     "factors": evidence.factors.tolist(),
-    "logit": evidence.logit.tolist(),
+    "logit": evidence.total.tolist(),
     "factor_scores": scorer(pixel_values).factor_scores.tolist(),
     "entries": classify(arguments.image),
     "entries_from_objects": from_objects(arguments.image),

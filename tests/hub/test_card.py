@@ -7,8 +7,8 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.hub import create_model_card
-from bndl_hf.training.data import make_image_processor
 
 from .processes import run_python
 

@@ -12,9 +12,9 @@ from PIL import Image, PngImagePlugin
 from transformers import AutoImageProcessor
 
 from bndl_hf import BNDLForImageClassification
+from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.hub import list_contents, push_to_hub
 from bndl_hf.hub.contents import check_nothing_private, public_results, write_contents
-from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
 from test_hub_set import FILES
 

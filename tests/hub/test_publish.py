@@ -10,8 +10,8 @@ import torch
 from huggingface_hub import HfApi, constants
 from PIL import Image
 
+from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.hub import HubError, pull_from_hub, push_to_hub
-from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
 from test_hub_set import FILES
 

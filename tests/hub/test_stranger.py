@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from bndl_hf import BNDLModel
+from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.hub import push_to_hub
 from bndl_hf.model.prediction_sets import ConformalPredictor
-from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
 
 from .processes import run_python
@@ -63,7 +63,7 @@ def assert_saw(seen, model, labels):
     assert seen["prediction_sets"] == prediction.prediction_sets.tolist()
     assert seen["answer"]["label"] == seen["answer"]["prediction_set"][0]
     assert seen["factors"] == evidence.factors.tolist()
-    assert seen["logit"] == evidence.logit.tolist()
+    assert seen["logit"] == evidence.total.tolist()
     scorer = BNDLModel(model.config).eval()
     scorer.load_state_dict(model.state_dict())
     assert seen["factor_scores"] == scorer(PIXEL_VALUES).factor_scores.tolist()

@@ -71,7 +71,7 @@ def test_wrapped_trained_a_step_saved_and_loaded_it_answers_bit_for_bit_alike(tm
     model = BNDLForImageClassification.from_backbone_pretrained(tmp_path / "classifier", num_labels=4)
     inputs = example_inputs(model.backbone, batch_size=2)
     with torch.no_grad():
-        features = model.extract_features(**inputs).logits
+        features = model.extract_features(**inputs)
         head = classifier.get_submodule(architecture.head_name)
         torch.testing.assert_close(head(features), classifier(**inputs).logits, rtol=1e-5, atol=1e-5)
 
@@ -95,9 +95,9 @@ def test_wrapped_trained_a_step_saved_and_loaded_it_answers_bit_for_bit_alike(tm
     logits = loaded(**inputs).logits
     for target in range(4):
         evidence = loaded.explain(**inputs, target=target, top_k=2, against=(target + 1) % 4)
-        torch.testing.assert_close(evidence.logit, logits[:, target], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(evidence.total, logits[:, target], rtol=1e-5, atol=1e-5)
         gap = logits[:, target] - logits[:, (target + 1) % 4]
-        torch.testing.assert_close(evidence.contrast.gap, gap, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(evidence.contrast.total, gap, rtol=1e-5, atol=1e-5)
 
     published, head_keys = load_file(tmp_path / "classifier" / WEIGHTS).keys(), f"{architecture.head_name}."
     expected = {f"backbone.{key}" for key in published if not key.startswith(head_keys)}

@@ -339,7 +339,7 @@ def test_transformers_wrapper_around_a_timm_model_is_wrapped_and_loaded(tmp_path
     model = BNDLForImageClassification.from_backbone_pretrained(classifier)
     assert model.config.head_name == "timm_model.head.fc"
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    features = model.extract_features(**inputs).logits
+    features = model.extract_features(**inputs)
     assert features.shape == (2, 8)
     torch.testing.assert_close(features @ fc.weight.flatten(1).T + fc.bias, expected)
     model.save_pretrained(tmp_path)
@@ -370,7 +370,7 @@ def test_timm_models_are_wrapped(tmp_path, architecture):
     assert BNDLConfig.from_backbone_config(config).head_name == f"timm_model.{TIMM_HEADS[architecture]}"
     head = classifier.get_submodule(f"timm_model.{TIMM_HEADS[architecture]}")
     model = BNDLForImageClassification.from_backbone_pretrained(classifier)
-    features = model.extract_features(**inputs).logits
+    features = model.extract_features(**inputs)
     torch.testing.assert_close(features @ head.weight.flatten(1).T + head.bias, logits)
     model.save_pretrained(tmp_path)
     loaded = BNDLForImageClassification.from_pretrained(tmp_path)

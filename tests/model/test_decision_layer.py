@@ -109,7 +109,7 @@ def test_the_exact_objective_learns_and_so_does_the_sampled_one():
             optimizer.zero_grad()
             layer(features, labels).loss.backward()
             optimizer.step()
-        assert (layer.predict(features).labels == labels).float().mean() > 0.95, objective
+        assert (layer.predict(features).predicted_labels == labels).float().mean() > 0.95, objective
 
 
 # ---- gradients ----

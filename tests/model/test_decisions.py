@@ -10,10 +10,10 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
 from bndl_hf import BNDLConfig
+from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.model.configuration_bndl import FORMAT_VERSION
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.prediction_sets import ConformalPredictor
-from bndl_hf.training.pixel_values import make_image_processor
 from bndl_hf.uncertainty import fit_abstention, fit_conformal, fit_temperature
 from model.test_modeling import assert_same_prediction
 from model.tiny import IMAGE_SIZE, NUM_LABELS, tiny_model
@@ -54,7 +54,10 @@ def test_a_saved_and_reloaded_model_decides_the_same(tmp_path, model, method):
     assert 0 < prediction.is_answered.sum() < len(IMAGES)
     assert prediction.prediction_sets.shape == (6, NUM_LABELS)
     assert torch.equal(prediction.prediction_sets, SETS.predict_sets(prediction.probs))
-    assert again(IMAGES, labels=prediction.labels).nll.item() == model(IMAGES, labels=prediction.labels).nll.item()
+    assert (
+        again(IMAGES, labels=prediction.predicted_labels).nll.item()
+        == model(IMAGES, labels=prediction.predicted_labels).nll.item()
+    )
 
 
 def test_fits_are_stored_as_they_are_returned(model):
@@ -64,7 +67,7 @@ def test_fits_are_stored_as_they_are_returned(model):
     assert model.config.temperature == model.decision_layer.config.temperature == fitted.temperature
     prediction = model.predict(IMAGES)
     model.set_conformal(fit_conformal(prediction, labels, coverage=0.8))
-    threshold = fit_abstention(prediction, prediction.labels, risk=0.9)
+    threshold = fit_abstention(prediction, prediction.predicted_labels, risk=0.9)
     assert threshold.threshold == -math.inf
     model.set_abstention(threshold)
     assert model.config.abstain_below == 0.0

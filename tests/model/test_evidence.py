@@ -32,7 +32,7 @@ def test_parts_are_those_of_a_naive_sum(posteriors, target, top_k):
         assert len(set(evidence.factors[b].tolist())) == top_k
         assert evidence.rest[b].item() == pytest.approx(sum(largest[top_k:]), rel=1e-5, abs=1e-6)
         assert evidence.bias[b] == bias[c]
-        assert evidence.logit[b].item() == pytest.approx(logits[b, c].item(), rel=1e-5, abs=1e-5)
+        assert evidence.total[b].item() == pytest.approx(logits[b, c].item(), rel=1e-5, abs=1e-5)
     assert (evidence.contributions >= 0).all()
     assert (evidence.rest >= 0).all()
 
@@ -86,7 +86,7 @@ def test_standard_deviations_and_shares_are_those_of_a_naive_loop(posteriors):
         assert evidence.rest_std[b].item() == pytest.approx(math.sqrt(others), rel=1e-4, abs=1e-6)
     _, variance = reference.logit_moments(*posteriors)
     expected = variance.gather(1, evidence.target[:, None]).squeeze(1).sqrt()
-    torch.testing.assert_close(evidence.logit_std.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(evidence.total_std.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("against", ["runner_up", 1, [1, 2, 3, 0, 1, 2]])
@@ -111,15 +111,15 @@ def test_a_contrast_is_a_naive_sum_of_signed_parts(posteriors, against, top_k):
         named = contrast.factors[b].tolist()
         sizes = sorted((abs(part) for part, _ in parts), reverse=True)
         assert len(set(named)) == top_k
-        assert contrast.parts[b].abs().tolist() == pytest.approx(sizes[:top_k], rel=1e-5, abs=1e-6)
-        assert contrast.parts[b].tolist() == pytest.approx([parts[k][0] for k in named], rel=1e-5, abs=1e-6)
-        assert contrast.part_std[b].tolist() == pytest.approx([parts[k][1] for k in named], rel=1e-4, abs=1e-6)
+        assert contrast.contributions[b].abs().tolist() == pytest.approx(sizes[:top_k], rel=1e-5, abs=1e-6)
+        assert contrast.contributions[b].tolist() == pytest.approx([parts[k][0] for k in named], rel=1e-5, abs=1e-6)
+        assert contrast.contribution_std[b].tolist() == pytest.approx([parts[k][1] for k in named], rel=1e-4, abs=1e-6)
         rest = [parts[k] for k in range(8) if k not in named]
         assert contrast.rest[b].item() == pytest.approx(sum(part for part, _ in rest), rel=1e-5, abs=1e-5)
         assert contrast.rest_std[b].item() == pytest.approx(math.sqrt(sum(s**2 for _, s in rest)), rel=1e-4, abs=1e-6)
         assert contrast.bias[b].item() == pytest.approx((bias[a] - bias[other]).item())
-        assert contrast.gap[b].item() == pytest.approx((logits[b, a] - logits[b, other]).item(), rel=1e-5, abs=1e-5)
-        assert contrast.gap_std[b].item() == pytest.approx(math.sqrt(gap_variance[b, a].item()), rel=1e-4)
+        assert contrast.total[b].item() == pytest.approx((logits[b, a] - logits[b, other]).item(), rel=1e-5, abs=1e-5)
+        assert contrast.total_std[b].item() == pytest.approx(math.sqrt(gap_variance[b, a].item()), rel=1e-4)
 
 
 def test_means_and_deviations_are_those_of_draws_within_four_standard_errors():
@@ -134,14 +134,19 @@ def test_means_and_deviations_are_those_of_draws_within_four_standard_errors():
     theta, phi = draw(scores), draw(loadings)  # [S, B, K], [S, K, C]
     for factors, mean, std, drawn in (
         (evidence.factors, evidence.contributions, evidence.contribution_std, theta * phi[:, None, :, 0]),
-        (contrast.factors, contrast.parts, contrast.part_std, theta * (phi[:, None, :, 0] - phi[:, None, :, 2])),
+        (
+            contrast.factors,
+            contrast.contributions,
+            contrast.contribution_std,
+            theta * (phi[:, None, :, 0] - phi[:, None, :, 2]),
+        ),
     ):
         named = drawn.gather(2, factors.expand(len(drawn), -1, -1))
         reference.assert_moments_within_four_standard_errors(named, mean, std.square())
     logits = torch.einsum("sbk,skc->sbc", theta, phi)
     for drawn, mean, std in (
-        (logits[..., 0], evidence.logit - evidence.bias, evidence.logit_std),
-        (logits[..., 0] - logits[..., 2], contrast.gap - contrast.bias, contrast.gap_std),
+        (logits[..., 0], evidence.total - evidence.bias, evidence.total_std),
+        (logits[..., 0] - logits[..., 2], contrast.total - contrast.bias, contrast.total_std),
     ):
         reference.assert_moments_within_four_standard_errors(drawn, mean, std.square())
 
@@ -150,10 +155,10 @@ def test_an_image_that_shows_nothing_has_no_shares(posteriors):
     scores, loadings, bias = posteriors
     dark = type(scores)(torch.zeros_like(scores.mean), scores.concentration)
     evidence = explain_logit(dark, loadings, bias, 1, 3, against=2)
-    for values in (evidence.share, evidence.contribution_std, evidence.rest_std, evidence.contrast.part_std):
+    for values in (evidence.share, evidence.contribution_std, evidence.rest_std, evidence.contrast.contribution_std):
         assert (values == 0).all()
-    assert torch.equal(evidence.logit, bias[1].expand(6))
-    assert torch.equal(evidence.contrast.gap, (bias[1] - bias[2]).expand(6))
+    assert torch.equal(evidence.total, bias[1].expand(6))
+    assert torch.equal(evidence.contrast.total, (bias[1] - bias[2]).expand(6))
 
 
 @pytest.mark.parametrize(

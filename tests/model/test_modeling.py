@@ -71,7 +71,7 @@ def test_contributions_rest_and_bias_add_up_to_the_logit(model, pixel_values):
         total = evidence.contributions.sum(-1) + evidence.rest + evidence.bias
         expected = logits.gather(1, evidence.target[:, None]).squeeze(1)
         torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(evidence.logit, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(evidence.total, expected, rtol=1e-5, atol=1e-5)
         assert evidence.contributions.shape == evidence.factors.shape == (4, 3)
 
 
@@ -197,7 +197,7 @@ def test_from_backbone_pretrained_keeps_the_backbone_and_replaces_the_head(tmp_p
     model = BNDLForImageClassification.from_backbone_pretrained(tmp_path, num_labels=NUM_LABELS)
     assert not model.training
     head = classifier.classifier if kind == "vit" else classifier.classifier[1]
-    features = model.extract_features(pixel_values).logits
+    features = model.extract_features(pixel_values)
     torch.testing.assert_close(head(features), classifier(pixel_values).logits)
     assert model(pixel_values).logits.shape == (4, NUM_LABELS)
 
@@ -209,7 +209,7 @@ def test_warm_start_is_the_softmax_of_the_head_taken_out(tmp_path, pixel_values,
     torch.nn.init.normal_((classifier.classifier if kind == "vit" else classifier.classifier[1]).bias)
     classifier.save_pretrained(tmp_path)
     model = BNDLForImageClassification.from_backbone_pretrained(tmp_path, warm_start=True)
-    features = model.extract_features(pixel_values).logits
+    features = model.extract_features(pixel_values)
     D = features.shape[1]
     assert bool((features < 0).any()) == (kind == "vit")
     assert model.config.num_factors == (2 * D if kind == "vit" else D)

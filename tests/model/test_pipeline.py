@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import ImageClassificationPipeline, ViTForImageClassification, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from bndl_hf.data.pixel_values import decode_image, make_image_processor
 from bndl_hf.model.pipeline_bndl import UNCERTAINTY, BNDLAnswerPipeline, BNDLImageClassificationPipeline
-from bndl_hf.training.pixel_values import decode_image, make_image_processor
 from model.tiny import IMAGE_SIZE, NUM_LABELS, tiny_backbone_config, tiny_model
 
 LABELS = {i: name for i, name in enumerate(("cat", "dog", "owl", "fox", "bee"))}
@@ -152,7 +152,7 @@ def test_monte_carlo_repeats_with_its_seed(classify, model, processor):
 def test_the_full_answer_adds_up(answer, model, processor, predicted):
     assert type(answer) is BNDLAnswerPipeline
     found = answer(noise(0), top_k=2, evidence_top_k=3)
-    best = predicted.labels[0].item()
+    best = predicted.predicted_labels[0].item()
     assert found["label"] == found["evidence"]["label"] == LABELS[best]
     assert found["probability"] == predicted.probs[0, best].item()
     for name in UNCERTAINTY:
@@ -162,8 +162,8 @@ def test_the_full_answer_adds_up(answer, model, processor, predicted):
     parts = [part["contribution"] for part in evidence["factors"]]
     assert len(parts) == 3
     assert parts == sorted(parts, reverse=True)
-    assert sum(parts) + evidence["rest"] + evidence["bias"] == pytest.approx(evidence["logit"], rel=1e-5)
-    assert evidence["logit"] == pytest.approx(predicted.logits_mean[0, best].item(), rel=1e-5)
+    assert sum(parts) + evidence["rest"] + evidence["bias"] == pytest.approx(evidence["total"], rel=1e-5)
+    assert evidence["total"] == pytest.approx(predicted.logits_mean[0, best].item(), rel=1e-5)
     everything = answer(noise(0), evidence_top_k=10_000)["evidence"]
     assert everything["rest"] == 0
     assert sum(part["share"] for part in everything["factors"]) == pytest.approx(1)

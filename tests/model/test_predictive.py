@@ -165,7 +165,7 @@ def test_uncertainties_add_up_and_are_not_negative(method, lowest):
         assert (getattr(prediction, name) <= math.log(4) + 1e-5).all()
     torch.testing.assert_close(prediction.total, prediction.aleatoric + prediction.epistemic)
     torch.testing.assert_close(prediction.total, torch.special.entr(prediction.probs).sum(-1), rtol=1e-4, atol=1e-5)
-    assert torch.equal(prediction.labels, prediction.probs.argmax(-1))
+    assert torch.equal(prediction.predicted_labels, prediction.probs.argmax(-1))
     for name in ("p_value", "flip_probability", "probs"):
         assert getattr(prediction, name).isfinite().all()
         assert ((getattr(prediction, name) >= 0) & (getattr(prediction, name) <= 1)).all()

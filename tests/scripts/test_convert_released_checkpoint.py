@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
 from hub.released_reference import Head, vit_features, vit_state
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released_checkpoint.py"
 

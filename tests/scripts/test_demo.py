@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from bndl_hf.training import DataArguments, load_image_dataset
-from bndl_hf.training.data import collate
+from bndl_hf.data import DataArguments, load_image_dataset
+from bndl_hf.data.image_dataset import collate
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
 
@@ -36,7 +36,7 @@ def test_the_demo_leaves_a_model_that_predicts_what_it_printed_and_the_readme_op
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     test = collate(list(load_image_dataset(DataArguments("digits")).with_pixel_values("test", processor)))
-    accuracy = (model.predict(test["pixel_values"]).labels == test["labels"]).double().mean().item()
+    accuracy = (model.predict(test["pixel_values"]).predicted_labels == test["labels"]).double().mean().item()
     assert accuracy == pytest.approx(results["accuracy"], abs=1e-9)
     assert torch.isfinite(model(**test).loss)
 

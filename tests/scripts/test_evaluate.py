@@ -16,10 +16,10 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification
+from bndl_hf.data.image_dataset import make_image_processor
+from bndl_hf.evaluation.judging import MEASURES
 from bndl_hf.hub import create_model_card
 from bndl_hf.hub.contents import public_results
-from bndl_hf.training.data import make_image_processor
-from bndl_hf.training.evaluation import MEASURES
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}

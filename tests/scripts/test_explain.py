@@ -18,8 +18,8 @@ from PIL import Image
 from transformers import PerceiverConfig, PreTrainedConfig, ResNetConfig, ResNetForImageClassification
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification
+from bndl_hf.data.image_dataset import DataArguments, collate, load_image_dataset, make_image_processor
 from bndl_hf.interpretability import factor_purity, identifiability_report, sparsity_report
-from bndl_hf.training.data import DataArguments, collate, load_image_dataset, make_image_processor
 from model.architectures import SUPPORTED
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "explain.py"
@@ -143,7 +143,7 @@ def test_printed_parts_add_up_to_the_logit(run: tuple[Path, str], model: Path, i
     pixel_values = make_image_processor(24)(images=Image.open(image), return_tensors="pt")["pixel_values"]
     prediction = classifier.predict(pixel_values)
     assert named["logit"] == pytest.approx(prediction.logits_mean.max().item(), abs=0.006)
-    assert f"noise: {prediction.labels.item()} with {prediction.probs.max():.1%}, " in lines[start]
+    assert f"noise: {prediction.predicted_labels.item()} with {prediction.probs.max():.1%}, " in lines[start]
 
 
 def test_labels_are_matched_by_their_names_not_by_their_order(tmp_path: Path) -> None:

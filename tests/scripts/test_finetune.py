@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
-from bndl_hf.training.data import make_image_processor
+from bndl_hf.data.image_dataset import make_image_processor
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.hub import create_model_card, pull_from_hub
-from bndl_hf.training.pixel_values import make_image_processor
 from model.tiny import IMAGE_SIZE, tiny_model
 
 from .test_finetune import load_script

@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import ResNetConfig, TrainerCallback, ViTConfig, set_seed
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
+from bndl_hf.data.columns import ROW_COLUMN
+from bndl_hf.data.image_dataset import PixelValues, collate, make_image_processor
 from bndl_hf.training import features as feature_cache
-from bndl_hf.training.columns import ROW_COLUMN
-from bndl_hf.training.data import PixelValues, collate, make_image_processor
 
 NUM_LABELS = 3
 BACKBONES = {

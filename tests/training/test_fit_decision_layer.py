@@ -38,7 +38,7 @@ def test_separable_classes_are_learnt(preset: str) -> None:
         **{**QUICK, "num_train_epochs": 15},
     )
     features, labels = blobs(300, seed=1)
-    assert (layer.predict(features).labels == labels).float().mean() > 0.95
+    assert (layer.predict(features).predicted_labels == labels).float().mean() > 0.95
     assert not layer.training
 
 

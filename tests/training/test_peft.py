@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, ViTForImageClassification, set_seed
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainer
-from bndl_hf.training.data import make_image_processor
+from bndl_hf.data.image_dataset import make_image_processor
 
 from . import runs
 from .runs import classifier, images, make_trainer, step_logs, weights
@@ -136,7 +136,7 @@ def test_a_merged_model_is_a_plain_one_with_the_same_answers(tmp_path: Path, tar
     assert merged.state_dict().keys() == classifier().state_dict().keys()
     torch.testing.assert_close(merged.predict(pixel_values()).logits_mean, answer.logits_mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(merged.predict(pixel_values()).probs, answer.probs, rtol=0, atol=1e-5)
-    torch.testing.assert_close(merged.explain(pixel_values()).logit, why.logit, rtol=0, atol=1e-5)
+    torch.testing.assert_close(merged.explain(pixel_values()).total, why.total, rtol=0, atol=1e-5)
     merged.save_pretrained(tmp_path / "merged")
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
     assert same_answers(merged, loaded)

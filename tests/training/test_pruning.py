@@ -70,7 +70,7 @@ def test_what_is_pruned_stays_pruned_whatever_the_optimizer_s_momentum(optim):
     layer = fit_decision_layer(*blobs(96, seed=0), config, **arguments)
     assert 0 < layer.sparsity() <= 0.25
     features, labels = blobs(96, seed=1)
-    assert (layer.predict(features).labels == labels).float().mean() > 0.9
+    assert (layer.predict(features).predicted_labels == labels).float().mean() > 0.9
 
 
 def test_an_end_that_was_skipped_is_made_up_for():

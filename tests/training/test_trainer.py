@@ -12,9 +12,9 @@ from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, EvalPrediction
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainer
+from bndl_hf.data.pixel_values import collate
 from bndl_hf.training import preparation
-from bndl_hf.training.elbo import kl_warmup
-from bndl_hf.training.pixel_values import collate
+from bndl_hf.training.loss_terms import kl_warmup
 from bndl_hf.uncertainty import area_under_risk_coverage, expected_calibration_error
 
 from . import runs
@@ -247,7 +247,7 @@ def test_an_evaluation_reports_accuracy_and_how_far_to_trust_it(trained: BNDLTra
     metrics = trained.evaluate()
     inputs = batch(**JUDGED)
     prediction, labels = trained.model.predict(inputs["pixel_values"]), inputs["labels"]
-    confidence, correct = prediction.probs.max(-1).values, prediction.labels == labels
+    confidence, correct = prediction.probs.max(-1).values, prediction.predicted_labels == labels
     expected = {
         "accuracy": correct.float().mean().item(),
         "nll": -prediction.probs[range(10), labels].log().mean().item(),

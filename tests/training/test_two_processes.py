@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from bndl_hf.data.pixel_values import collate, make_image_processor
 from bndl_hf.training.checkpoints import checkpoint_problem
 from bndl_hf.training.features import cache_key, cached_features
-from bndl_hf.training.pixel_values import collate, make_image_processor
 
 from . import runs
 

@@ -81,7 +81,7 @@ def test_a_model_without_errors_answers_everything():
 def test_of_a_prediction_the_largest_probability_is_taken():
     logits = random_logits(2000)
     prediction, labels = prediction_of(logits), draw(logits.softmax(-1))
-    by_hand = fit_abstention(prediction.probs.amax(-1), prediction.labels == labels, risk=0.1)
+    by_hand = fit_abstention(prediction.probs.amax(-1), prediction.predicted_labels == labels, risk=0.1)
     assert fit_abstention(prediction, labels, risk=0.1) == by_hand
     assert 0.1 < by_hand.coverage < 1
 

@@ -32,7 +32,7 @@ def test_the_readme_stores_all_three():
     code = re.search(r"## From probabilities to decisions.*?```python\n(.*?)```", readme, flags=re.S)[1]
     layer = BNDLDecisionLayer(BNDLConfig(feature_dim=4, num_labels=3)).eval()
     features = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
-    held_out = FeatureDataset(features, layer.predict(features).labels)  # the model is right everywhere
+    held_out = FeatureDataset(features, layer.predict(features).predicted_labels)  # the model is right everywhere
     exec(code, {"model": layer, "held_out": held_out})
     assert layer.config.temperature < 1
     assert layer.config.conformal["coverage"] == 0.95

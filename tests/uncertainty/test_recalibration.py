@@ -263,7 +263,7 @@ def test_temperature_leaves_the_p_value_and_the_variance_scale_moves_it(predict)
     assert (wider.p_value >= before.p_value).all()
     assert wider.p_value.mean() > before.p_value.mean() + 0.01
     for prediction in (cooler, wider):
-        assert torch.equal(prediction.labels, before.labels) or predict is predict_by_sampling
+        assert torch.equal(prediction.predicted_labels, before.labels) or predict is predict_by_sampling
         assert prediction.probs.amax(-1).mean() < before.probs.amax(-1).mean()
         assert (prediction.epistemic >= 0).all()
         torch.testing.assert_close(prediction.total, prediction.aleatoric + prediction.epistemic)

@@ -2,7 +2,7 @@
 
 `FeatureTask` holds the rows, `train_head` trains one head on them, `judge_head` says everything about it, the fitted
 temperature beside the plain figures, because a dense layer with a temperature is the rival to beat. The scripts
-`benchmark.py` and `benchmark_frontier.py` make the tables of docs/benchmarks.md of them.
+`benchmarks/heads.py` and `benchmarks/frontier.py` make the tables of docs/benchmarks.md of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.presets import KL_LOCAL_BUDGET, PRESETS
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.training.features import HEAD_DEFAULTS
+from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.uncertainty import (
     fit_temperature,
     ood_auroc,
@@ -61,7 +61,7 @@ class FeatureTask:
         """The task in a features file, in float32.
 
         Args:
-            path: a file as `scripts/benchmark.py features` makes it: train.features [N, D], train.labels [N],
+            path: a file as `scripts/benchmarks/heads.py features` makes it: train.features [N, D], train.labels [N],
                 test.features, test.labels, NAME.features of out-of-distribution sets.
             hold_out: this many rows of train, drawn with a fixed seed, are for choosing, and all of test is reported:
                 for a backbone that has not seen the training images. 0 chooses on the first test rows, for one that
@@ -72,7 +72,7 @@ class FeatureTask:
             ValueError: there is no such file, a tensor is missing, or a split is empty.
         """
         if not Path(path).is_file():
-            raise ValueError(f"{path} does not exist; make it with: python scripts/benchmark.py features --help")
+            raise ValueError(f"{path} does not exist; make it with: python scripts/benchmarks/heads.py features --help")
         tensors = load_file(path)
         needed = ("train.features", "train.labels", "test.features", "test.labels")
         if missing := [name for name in needed if name not in tensors]:

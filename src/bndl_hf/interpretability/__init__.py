@@ -4,22 +4,22 @@
 approximate any backbone (Sec. 5.2 and App. A.1 of the paper). `import bndl_hf` does not import this package.
 """
 
-from bndl_hf.interpretability.agreement import MapAgreement, map_agreement
-from bndl_hf.interpretability.factor_maps import ClassMaps, FactorMaps, class_maps, factor_maps
-from bndl_hf.interpretability.faithfulness import (
-    FaithfulnessCurves,
-    class_probability,
-    factor_score,
-    faithfulness_curves,
-)
-from bndl_hf.interpretability.gallery import FactorCard, FactorGallery, factor_gallery
-from bndl_hf.interpretability.gradcam import gradcam
+from bndl_hf.interpretability.gallery.factor_gallery import FactorCard, FactorGallery, factor_gallery
 from bndl_hf.interpretability.identifiability import (
     IdentifiabilityCheck,
     IdentifiabilityReport,
     identifiability_report,
 )
-from bndl_hf.interpretability.lime import LimeExplanation, lime_factor
+from bndl_hf.interpretability.maps.agreement import MapAgreement, map_agreement
+from bndl_hf.interpretability.maps.factor_maps import ClassMaps, FactorMaps, class_maps, factor_maps
+from bndl_hf.interpretability.maps.faithfulness import (
+    FaithfulnessCurves,
+    class_probability,
+    factor_score,
+    faithfulness_curves,
+)
+from bndl_hf.interpretability.maps.gradcam import gradcam
+from bndl_hf.interpretability.maps.lime import LimeExplanation, lime_factor
 from bndl_hf.interpretability.pictures import denormalized_images
 from bndl_hf.interpretability.pruning import prune
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck, factor_purity

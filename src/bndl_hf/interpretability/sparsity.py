@@ -112,12 +112,12 @@ def sparsity_sweep(model: nn.Module, features: Tensor, labels: Tensor, densities
     """The sparsity-accuracy curve of a trained layer (Sec. 5.1.2): its smallest loadings go, nothing is retrained.
 
     Departure: the paper trains anew for each threshold c_phi. A layer that was trained to the density at which it is
-    judged does better than what this sweep makes of a denser one (`scripts/benchmark_frontier.py` has that curve).
+    judged does better than what this sweep makes of a denser one (`scripts/benchmarks/frontier.py` has that curve).
     Where a factor's concentration is read off its loadings ("per_factor", Eq. 10) it changes with them.
 
     Args:
         model: a BNDL model or its decision layer; it is left as it is.
-        features: [N, D] what the layer reads: `model.extract_features(pixel_values).logits`.
+        features: [N, D] what the layer reads: `model.extract_features(pixel_values)`.
         labels: [N] true classes.
         densities: shares of the loadings to keep, each in (0, 1].
 
@@ -142,7 +142,7 @@ def sparsity_sweep(model: nn.Module, features: Tensor, labels: Tensor, densities
         correct, nll = 0, 0.0
         for rows, truth in zip(features.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True):
             truth = truth.to(rows.device)
-            correct += int((pruned.predict(rows).labels == truth).sum())
+            correct += int((pruned.predict(rows).predicted_labels == truth).sum())
             nll += pruned(rows, truth).nll.item() * len(rows)
         nonzero = pruned.sparsity()
         sweep.nonzero.append(nonzero)

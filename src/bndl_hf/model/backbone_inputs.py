@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -156,3 +157,16 @@ def _interpolates_by_itself(backbone: nn.Module) -> bool:
     """Whether the backbone interpolates whenever an image has another size (DINOv2), and takes no argument for it."""
     has_it = any(hasattr(module, "interpolate_pos_encoding") for module in backbone.modules())
     return has_it and not _takes_interpolation(backbone)
+
+
+def features_of(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Features h = f(x) of a batch, [B, D]: its "features" where it holds them, else what the backbone makes of it.
+
+    Args:
+        model: a BNDL classifier on the device of the batch; not looked at where the batch holds features.
+        batch: {"features"}, or what the backbone reads: pixel values and, for SigLIP 2, their mask and shapes.
+            Labels are left out.
+    """
+    if "features" in batch:
+        return batch["features"]
+    return model.extract_features(**{name: value for name, value in batch.items() if name != "labels"})

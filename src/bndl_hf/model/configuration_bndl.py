@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from .artefact import CODE_ENTRIES, naming_the_code_in
+from .auto_map import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
+from .configuration_checks import check_fields
 from .decisions import check_decisions
-from .fields import check_fields
 from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides

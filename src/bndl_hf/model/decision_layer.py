@@ -17,9 +17,10 @@ from transformers import initialization as init
 
 from .configuration_bndl import BNDLConfig
 from .decisions import Decisions, decide
-from .elbo import BNDLImageClassifierOutput, negative_elbo
 from .evidence import Evidence, explain_logit
 from .loading_moments import LoadingsMemo
+from .loss import negative_elbo
+from .outputs import BNDLImageClassifierOutput
 from .predictive import BNDLPrediction, exact_log_probs, predict_by_sampling, predict_exactly
 from .sparse_loadings import SparseLoadings
 from .weibull import WeibullPosterior

@@ -15,58 +15,57 @@ from .weibull import WeibullPosterior
 
 
 @dataclass
-class Contrast:
-    """The largest parts of the gap between two logits per image, at the posterior mean: why a and not b.
+class Decomposition:
+    """A number per image as the sum of its largest parts, the rest and a bias, at the posterior mean.
 
     Attributes:
         factors: indices of the k largest parts by absolute value, [B, k], largest first.
-        parts: E[theta_k] (E[Phi_ka] - E[Phi_kb]) of those factors, [B, k], logit units: above zero they speak for a.
-        part_std: standard deviation of theta_k (Phi_ka - Phi_kb), [B, k].
-        rest, rest_std: sum of all other factors' parts and its standard deviation, [B].
-        bias: b_a - b_b, [B].
-        gap, gap_std: parts + rest + bias = E[l_a - l_b], and its standard deviation, [B].
-        target, against: the classes a and b, [B].
-    """
-
-    factors: Tensor
-    parts: Tensor
-    part_std: Tensor
-    rest: Tensor
-    rest_std: Tensor
-    bias: Tensor
-    gap: Tensor
-    gap_std: Tensor
-    target: Tensor
-    against: Tensor
-
-
-@dataclass
-class Evidence:
-    """The largest parts of one logit per image, at the posterior mean.
-
-    Attributes:
-        factors: indices of the k largest parts, [B, k], largest first.
-        contributions: E[theta_k] E[Phi_kc] of those factors, [B, k], >= 0, logit units.
-        contribution_std: standard deviation of theta_k Phi_kc, [B, k].
-        share: contributions as fractions of what all factors together add, [B, k], in [0, 1]; zero where they add
-            nothing. The bias is no part of it: it is the same for every image.
-        rest, rest_std: sum of all other factors' contributions, >= 0, and its standard deviation, [B].
-        bias: b_c, [B].
-        logit, logit_std: contributions + rest + bias, and its standard deviation, [B].
-        target: the class c explained, [B].
-        contrast: why `target` and not another class, where one was asked for.
+        contributions: the parts of those factors, [B, k], logit units.
+        contribution_std: standard deviation of each of them, [B, k].
+        rest, rest_std: sum of all other factors' contributions and its standard deviation, [B].
+        bias: [B].
+        total, total_std: contributions + rest + bias, and its standard deviation, [B].
+        target: the class a it speaks for, [B].
     """
 
     factors: Tensor
     contributions: Tensor
     contribution_std: Tensor
-    share: Tensor
     rest: Tensor
     rest_std: Tensor
     bias: Tensor
-    logit: Tensor
-    logit_std: Tensor
+    total: Tensor
+    total_std: Tensor
     target: Tensor
+
+
+@dataclass
+class Contrast(Decomposition):
+    """Why class a and not class b: the parts of the gap between their logits.
+
+    `contributions` are E[theta_k] (E[Phi_ka] - E[Phi_kb]), of either sign: above zero they speak for a, below for b.
+    `bias` is b_a - b_b and `total` is E[l_a - l_b].
+
+    Attributes:
+        against: the class b, [B].
+    """
+
+    against: Tensor
+
+
+@dataclass
+class Evidence(Decomposition):
+    """Why a class: the parts of its logit.
+
+    `contributions` are E[theta_k] E[Phi_kc], never negative; `total` is the mean logit.
+
+    Attributes:
+        share: contributions as fractions of what all factors together add, [B, k], in [0, 1]; zero where they add
+            nothing. The bias is not part of it: it is the same for every image.
+        contrast: why `target` and not another class, where one was asked for.
+    """
+
+    share: Tensor
     contrast: Contrast | None = None
 
 
@@ -114,8 +113,8 @@ def explain_logit(
         rest=rest,
         rest_std=rest_std,
         bias=bias[target],
-        logit=contributions.sum(dim=-1) + rest + bias[target],
-        logit_std=variance.sum(dim=-1).sqrt(),
+        total=contributions.sum(dim=-1) + rest + bias[target],
+        total_std=variance.sum(dim=-1).sqrt(),
         target=target,
         contrast=None if against is None else _contrast(scores, loadings, bias, logits, target, against, top_k),
     )
@@ -154,13 +153,13 @@ def _contrast(
     bias_gap = bias[target] - bias[against]
     return Contrast(
         factors=factors,
-        parts=parts,
-        part_std=variance.gather(1, factors).sqrt(),
+        contributions=parts,
+        contribution_std=variance.gather(1, factors).sqrt(),
         rest=rest,
         rest_std=rest_std,
         bias=bias_gap,
-        gap=parts.sum(dim=-1) + rest + bias_gap,
-        gap_std=variance.sum(dim=-1).sqrt(),
+        total=parts.sum(dim=-1) + rest + bias_gap,
+        total_std=variance.sum(dim=-1).sqrt(),
         target=target,
         against=against,
     )

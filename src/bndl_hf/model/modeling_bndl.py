@@ -8,7 +8,6 @@ found and taken out, decision_layer.py for the layer that replaces it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -18,30 +17,15 @@ from transformers.utils import ModelOutput
 
 from .backbone import build_classifier, detach_head, evaluation_mode
 from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
+from .checkpoint_errors import check_all_weights_were_there, loading_errors_in_words
 from .configuration_bndl import BNDLConfig
-from .decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
+from .decision_layer import BNDLDecisionLayer
 from .decisions import Decisions
 from .evidence import Evidence
-from .loading import check_all_weights_were_there, loading_errors_in_words
+from .outputs import BNDLImageClassifierOutput, BNDLModelOutput
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
 from .predictive import BNDLPrediction
 from .wrapping import load_classifier, split_keywords, wrap_classifier
-
-
-@dataclass
-class BNDLModelOutput(ModelOutput):
-    """Factor scores of a batch of images.
-
-    Attributes:
-        factor_scores: E[theta], [B, K], >= 0.
-        concentration: Weibull concentration of the scores, [B, K].
-        hidden_states, attentions: the backbone's own, when asked for.
-    """
-
-    factor_scores: Tensor | None = None
-    concentration: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class BNDLPreTrainedModel(PreTrainedModel):
@@ -146,8 +130,8 @@ class BNDLPreTrainedModel(PreTrainedModel):
             self.backbone.eval()
         return self
 
-    def extract_features(self, pixel_values: Tensor, **backbone_inputs: Any) -> ModelOutput:
-        """Run the backbone once: its output, whose `.logits` are the features h = f(x), [B, D].
+    def extract_features(self, pixel_values: Tensor, **backbone_inputs: Any) -> Tensor:
+        """The features h = f(x) of some images, [B, D]: what the decision layer reads.
 
         Args:
             pixel_values: as the backbone's image processor makes them, [B, 3, height, width] for most.
@@ -159,6 +143,10 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 that cannot be interpolated.
             TypeError: for an input the backbone does not read.
         """
+        return self._run_backbone(pixel_values, **backbone_inputs).logits
+
+    def _run_backbone(self, pixel_values: Tensor, **backbone_inputs: Any) -> ModelOutput:
+        """The backbone's own output, whose `.logits` are the features, with hidden states and attentions if asked."""
         check_pixel_values(pixel_values, self.config.backbone_config, self._input_names)
         arguments = backbone_arguments(self.backbone, self._input_names, backbone_inputs)
         return self.backbone(pixel_values=pixel_values.to(self.backbone.dtype), return_dict=True, **arguments)
@@ -185,20 +173,20 @@ class BNDLModel(BNDLPreTrainedModel):
 
         `backbone_inputs` is what else the backbone reads; see `extract_features`.
         """
-        features = self.extract_features(
+        backbone = self._run_backbone(
             pixel_values,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        with torch.autocast(device_type=features.logits.device.type, enabled=False):
-            scores = self.decision_layer.score_posterior(features.logits)
+        with torch.autocast(device_type=backbone.logits.device.type, enabled=False):
+            scores = self.decision_layer.score_posterior(backbone.logits)
         output = BNDLModelOutput(
             factor_scores=scores.mean,
             concentration=scores.concentration.expand_as(scores.mean),
-            hidden_states=features.get("hidden_states"),
-            attentions=features.get("attentions"),
+            hidden_states=backbone.get("hidden_states"),
+            attentions=backbone.get("attentions"),
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -224,16 +212,16 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
 
         `backbone_inputs` is what else the backbone reads; see `extract_features`.
         """
-        features = self.extract_features(
+        backbone = self._run_backbone(
             pixel_values,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        output = self.decision_layer(features.logits, labels)
-        output.hidden_states = features.get("hidden_states")
-        output.attentions = features.get("attentions")
+        output = self.decision_layer(backbone.logits, labels)
+        output.hidden_states = backbone.get("hidden_states")
+        output.attentions = backbone.get("attentions")
         return output if return_dict is not False else output.to_tuple()
 
     @torch.no_grad()
@@ -261,7 +249,7 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
             ValueError: for an unknown method, fewer than 2 draws, or abstain_below outside [0, 1].
         """
         with evaluation_mode(self):
-            features = self.extract_features(pixel_values, **backbone_inputs).logits
+            features = self.extract_features(pixel_values, **backbone_inputs)
             return self.decision_layer.predict(features, method, num_samples, generator, abstain_below)
 
     @torch.no_grad()
@@ -286,7 +274,7 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
             ValueError: for a class or a `top_k` out of range, or a class against itself.
         """
         with evaluation_mode(self):
-            features = self.extract_features(pixel_values, **backbone_inputs).logits
+            features = self.extract_features(pixel_values, **backbone_inputs)
             return self.decision_layer.explain(features, target, top_k, against)
 
 

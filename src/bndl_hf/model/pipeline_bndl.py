@@ -20,7 +20,7 @@ UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "is_answered", "tota
 _PREDICTION_ARGUMENTS = ("method", "num_samples", "seed", "abstain_below")
 _EVIDENCE_ARGUMENTS = ("target", "evidence_top_k")
 # What it says of the answer's logit, under the names of Evidence.
-_EVIDENCE = ("factors", "contributions", "contribution_std", "share", "rest", "bias", "logit", "target")
+_EVIDENCE = ("factors", "contributions", "contribution_std", "share", "rest", "bias", "total", "target")
 
 
 class BNDLImageClassificationPipeline(ImageClassificationPipeline):
@@ -78,7 +78,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         return super().preprocess(image, timeout=timeout)
 
     def _forward(self, model_inputs: Mapping[str, Tensor], **prediction_arguments: Any) -> dict[str, Tensor]:
-        return self._predict(self.model.extract_features(**model_inputs).logits, **prediction_arguments)
+        return self._predict(self.model.extract_features(**model_inputs), **prediction_arguments)
 
     def _predict(
         self,
@@ -123,9 +123,9 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
       (`set_conformal`).
     - `scores`: the `top_k` most probable classes, each {"label", "score"}.
     - `evidence`: what the logit of `target` consists of (a class's name or number; by default the answer's own):
-      {"label", "logit", "bias", "rest", "factors": [{"factor", "contribution", "std", "share"}]}, `evidence_top_k`
-      factors, largest first. Contributions, rest and bias add up to the logit; std is the contribution's standard
-      deviation, share its fraction of all factors' contributions, in [0, 1].
+      {"label", "total", "bias", "rest", "factors": [{"factor", "contribution", "std", "share"}]}, `evidence_top_k`
+      factors, largest first. Contributions, rest and bias add up to the total, the mean logit; std is the
+      contribution's standard deviation, share its fraction of all factors' contributions, in [0, 1].
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
@@ -162,7 +162,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         evidence_top_k: int = 5,
         **prediction_arguments: Any,
     ) -> dict[str, Tensor]:
-        features = self.model.extract_features(**model_inputs).logits  # [B, D], one backbone pass for both
+        features = self.model.extract_features(**model_inputs)  # [B, D], one backbone pass for both
         outputs = self._predict(features, **prediction_arguments)
         count = min(evidence_top_k, self.model.config.num_factors)
         evidence = self.model.decision_layer.explain(
@@ -193,7 +193,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         columns = [outputs[name][0].tolist() for name in ("factors", "contributions", "contribution_std", "share")]
         return {
             "label": self.model.config.id2label[outputs["target"][0].item()],
-            "logit": outputs["logit"][0].item(),
+            "total": outputs["total"][0].item(),
             "bias": outputs["bias"][0].item(),
             "rest": outputs["rest"][0].item(),
             "factors": [

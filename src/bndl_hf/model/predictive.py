@@ -30,7 +30,7 @@ class BNDLPrediction:
 
     Attributes:
         probs: predictive probabilities, [B, C], rows sum to one.
-        labels: the most probable class, [B].
+        predicted_labels: the most probable class, [B].
         logits_mean: E[l], [B, C], before recalibration.
         logits_variance: Var[l], [B, C], before recalibration.
         gap_variance: Var[l_c - l_top], top being the largest mean logit, [B, C], before recalibration.
@@ -51,7 +51,7 @@ class BNDLPrediction:
     """
 
     probs: Tensor
-    labels: Tensor
+    predicted_labels: Tensor
     logits_mean: Tensor
     logits_variance: Tensor
     gap_variance: Tensor
@@ -155,7 +155,7 @@ def predict_exactly(
     p_value = paired_p_value(margin, spread, num_samples)
     return BNDLPrediction(
         probs=probs,
-        labels=probs.argmax(dim=-1),
+        predicted_labels=probs.argmax(dim=-1),
         logits_mean=mean,
         logits_variance=variance,
         gap_variance=gap_variance,
@@ -220,7 +220,7 @@ def predict_by_sampling(
     epistemic = torch.minimum(epistemic.clamp_min(0), total)
     return BNDLPrediction(
         probs=probs,
-        labels=probs.argmax(dim=-1),
+        predicted_labels=probs.argmax(dim=-1),
         logits_mean=mean,
         logits_variance=samples.var(dim=0),
         gap_variance=(samples - _pick(samples, first)[..., None]).var(dim=0),

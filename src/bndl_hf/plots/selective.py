@@ -41,7 +41,7 @@ def risk_coverage_plot(
         ValueError: there is no curve, or an empty one.
 
     Example:
-        >>> curve = risk_coverage_curve(prediction.probs.max(-1).values, prediction.labels == labels)
+        >>> curve = risk_coverage_curve(prediction.probs.max(-1).values, prediction.predicted_labels == labels)
         >>> figure = risk_coverage_plot({"largest probability": curve.risk})
     """
     if not risk:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bndl_hf.files import written_whole
+from bndl_hf.utils.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,16 +1,8 @@
-"""Training: the Trainer that knows the ELBO's terms, data, cached features and head-only fitting."""
+"""Training: the Trainer that knows the ELBO's terms, cached features and head-only fitting."""
 
-from bndl_hf.training.arguments import BNDLTrainingArguments
-from bndl_hf.training.data import DataArguments, collate, load_image_dataset
-from bndl_hf.training.features import FeatureDataset, fit_decision_layer
+from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
+from bndl_hf.training.features import FeatureDataset
+from bndl_hf.training.fitting import fit_decision_layer
 from bndl_hf.training.trainer import BNDLTrainer
 
-__all__ = [
-    "BNDLTrainer",
-    "BNDLTrainingArguments",
-    "DataArguments",
-    "FeatureDataset",
-    "collate",
-    "fit_decision_layer",
-    "load_image_dataset",
-]
+__all__ = ["HEAD_DEFAULTS", "BNDLTrainer", "BNDLTrainingArguments", "FeatureDataset", "fit_decision_layer"]

@@ -1,6 +1,7 @@
 """`TrainingArguments` plus what a Bayesian decision layer needs: KL weights, warm-up, a frozen and cached backbone."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -97,3 +98,15 @@ class BNDLTrainingArguments(TrainingArguments):
                 f"hub_strategy={self.hub_strategy.value!r} would publish training_args.bin, which holds paths of this "
                 "machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
             )
+
+
+# Chosen on the choosing rows of two sets of features (docs/defaults.md).
+HEAD_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 12,
+    "per_device_train_batch_size": 256,
+    "per_device_eval_batch_size": 4096,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "report_to": "none",
+    "logging_strategy": "epoch",
+}

@@ -6,24 +6,21 @@ the result on disk, keyed by everything that decides it (shards.py). Read traine
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, TrainerCallback
 
-from bndl_hf.model.configuration_bndl import BNDLConfig
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.training.arguments import BNDLTrainingArguments
-from bndl_hf.training.shards import Tensors, concatenate, content_key, fill_shards, read_shard
+from bndl_hf.utils.shards import Tensors, concatenate, content_key, fill_shards, read_shard
 
 logger = logging.getLogger(__name__)
 
@@ -61,85 +58,6 @@ class FeatureDataset(Dataset):
 def keep_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Collate function of `FeatureDataset`, whose rows come as a batch already."""
     return batch
-
-
-def backbone_inputs(batch: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:
-    """What of a batch the backbone reads: its pixel values and, for SigLIP 2, their mask and shapes; all but labels."""
-    return {name: value.to(device) for name, value in batch.items() if name != "labels"}
-
-
-def fit_decision_layer(
-    features: Tensor,
-    labels: Tensor,
-    config: BNDLConfig,
-    *,
-    layer: BNDLDecisionLayer | None = None,
-    eval_features: Tensor | None = None,
-    eval_labels: Tensor | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-    **training_arguments: Any,
-) -> BNDLDecisionLayer:
-    """Train a decision layer on features that do not change.
-
-    Args:
-        features: h = f(x), [N, D], any float dtype.
-        labels: [N], in 0 .. C - 1.
-        config: `feature_dim` must be D.
-        layer: continue with this layer (one that was warm-started, say); default: a new one.
-        eval_features, eval_labels: held-out rows to judge on while training.
-        callbacks: of the Trainer.
-        **training_arguments: fields of `BNDLTrainingArguments`; the defaults here are those of HEAD_DEFAULTS.
-
-    Returns:
-        The layer, in evaluation mode, on the CPU.
-
-    Raises:
-        ValueError: for shapes that do not fit, labels out of range, NaN features, or thresholds that leave no factor.
-
-    Example:
-        >>> config = BNDLConfig(feature_dim=64, num_labels=10)
-        >>> layer = fit_decision_layer(torch.rand(512, 64), torch.arange(512) % 10, config)
-        >>> layer.predict(torch.rand(3, 64)).probs.shape
-        torch.Size([3, 10])
-    """
-    from bndl_hf.training.trainer import BNDLTrainer  # the Trainer uses this module
-
-    train_dataset = FeatureDataset(features, labels)
-    eval_dataset = None
-    if (eval_features is None) != (eval_labels is None):
-        raise ValueError("eval_features and eval_labels belong together; pass both or neither.")
-    if eval_features is not None and eval_labels is not None:
-        eval_dataset = FeatureDataset(eval_features, eval_labels)
-        training_arguments.setdefault("eval_strategy", "epoch")
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **training_arguments}
-        arguments = BNDLTrainingArguments(**arguments)
-        torch.manual_seed(arguments.seed)
-        layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer
-        trainer = BNDLTrainer(
-            model=layer,
-            args=arguments,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            data_collator=keep_batch,
-            callbacks=list(callbacks),
-        )
-        if arguments.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)  # quiet means quiet
-        trainer.train()
-    return layer.cpu().eval()
-
-
-# Chosen on the choosing rows of two sets of features (docs/defaults.md).
-HEAD_DEFAULTS: dict[str, Any] = {
-    "num_train_epochs": 12,
-    "per_device_train_batch_size": 256,
-    "per_device_eval_batch_size": 4096,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
-    "report_to": "none",
-    "logging_strategy": "epoch",
-}
 
 
 def cached_features(
@@ -212,5 +130,5 @@ def _compute(model: BNDLPreTrainedModel, batch: dict[str, Tensor], arguments: BN
     """Features [B, D] in float32 and labels [B] of one batch."""
     autocast = torch.bfloat16 if arguments.bf16 else torch.float16
     with torch.autocast(arguments.device.type, autocast, enabled=arguments.bf16 or arguments.fp16):
-        output = model.extract_features(**backbone_inputs(batch, arguments.device))
-    return {"features": output.logits.float().cpu(), "labels": batch["labels"].cpu()}
+        features = features_of(model, send_to_device(batch, arguments.device))
+    return {"features": features.float().cpu(), "labels": batch["labels"].cpu()}

@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.utils import logging
 
+from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.presets import KL_LOCAL_BUDGET
 from bndl_hf.training.adapters import hold_statistics, trained_decision_layer
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.feature_statistics import FeatureStatistics
-from bndl_hf.training.features import backbone_inputs
 
 # Images from which spread and separation of the features are measured before training; a standard deviation from 2,048
 # images is within 2 % of its value.
@@ -105,10 +105,7 @@ class PreparingTrainer(Trainer):
             for batch in self.get_train_dataloader():
                 inputs = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    known = inputs.get("features")
-                    features.append(
-                        model.extract_features(**backbone_inputs(inputs)).logits if known is None else known
-                    )
+                    features.append(features_of(model, inputs))
                 labels.append(inputs["labels"])
                 if sum(map(len, features)) * self.args.world_size >= count:
                     break

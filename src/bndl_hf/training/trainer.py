@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer, BNDLImageClassifierOutput
-from bndl_hf.model.elbo import negative_elbo
+from bndl_hf.model.backbone_inputs import features_of
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.loss import negative_elbo
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.model.outputs import BNDLImageClassifierOutput
 from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics
-from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
-from bndl_hf.training.elbo import ELBOTerms, kl_warmup
 from bndl_hf.training.eval_prediction import BNDLEvalPrediction
-from bndl_hf.training.features import HEAD_DEFAULTS, FeatureDataset, backbone_inputs, cached_features, keep_batch
+from bndl_hf.training.features import FeatureDataset, cached_features, keep_batch
+from bndl_hf.training.loss_terms import ELBOTerms, kl_warmup
 from bndl_hf.training.preparation import PreparingTrainer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 from bndl_hf.training.publishing import PublishingTrainer
@@ -191,10 +193,7 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         inputs = self._prepare_inputs(inputs)
         layer, labels = self.decision_layer, inputs.get("labels")
         with self.compute_loss_context_manager():
-            if "features" in inputs:
-                features = inputs["features"]
-            else:
-                features = self.accelerator.unwrap_model(model).extract_features(**backbone_inputs(inputs)).logits
+            features = features_of(self.accelerator.unwrap_model(model), inputs)
             output = layer(features, labels)
             if prediction_loss_only:
                 return output.loss, None, None

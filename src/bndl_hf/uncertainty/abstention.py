@@ -94,7 +94,7 @@ def fit_abstention(
     if isinstance(confidence_or_prediction, BNDLPrediction):
         probs = confidence_or_prediction.probs
         truth = check_labels(correct_or_labels, *probs.shape).to(probs.device)
-        confidence, correct = probs.amax(dim=-1), confidence_or_prediction.labels == truth
+        confidence, correct = probs.amax(dim=-1), confidence_or_prediction.predicted_labels == truth
     else:
         confidence, correct = torch.as_tensor(confidence_or_prediction).detach(), correct_or_labels
     scores = check_scores(confidence, "confidence")

@@ -1,0 +1,145 @@
+"""What explanations cost: maps of evidence against a forward pass of the same model, SEPIN over many factors.
+
+    python scripts/benchmarks/explanations.py --output docs/results/explanations_cost.json
+    python scripts/benchmarks/explanations.py --model ../shared/models/resnet-cifar100 --image_size 64
+
+Forward pass and explanation run in turns on the same machine; what counts is the median of their ratios. Without
+`--model` the backbones are those of BACKBONES in their standard sizes with random weights, which time does not depend
+on.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    Dinov2Config,
+    HfArgumentParser,
+    PretrainedConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+)
+
+from bndl_hf import BNDLForImageClassification
+from bndl_hf.interpretability import class_maps, factor_maps, gradcam, sepin_at_k
+from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.results import describe_environment, seconds_taken, write_json
+
+BACKBONES: dict[str, Callable[[], PretrainedConfig]] = {
+    "resnet-50": ResNetConfig,
+    "convnext-tiny": ConvNextConfig,
+    "swin-tiny": SwinConfig,
+    "dinov2-small": partial(Dinov2Config, hidden_size=384, num_attention_heads=6, image_size=224),
+    "vit-small": partial(ViTConfig, hidden_size=384, num_attention_heads=6, intermediate_size=1536),
+}
+
+
+@dataclass
+class Arguments:
+    """On which models, with how much, how often."""
+
+    model: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an image classifier; without it, all of BACKBONES."}
+    )
+    image_size: int = field(default=224, metadata={"help": "Side of the images in pixels."})
+    batch_size: int = field(default=8, metadata={"help": "Images at a time."})
+    top_k: int = field(default=5, metadata={"help": "Factors explained per image."})
+    repeats: int = field(default=9, metadata={"help": "Pairs of timings."})
+    sepin_factors: int = field(default=512, metadata={"help": "Factors that SEPIN is timed with."})
+    sepin_images: int = field(default=2048, metadata={"help": "Images that SEPIN is timed with."})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
+    output: str = field(default="outputs/bench/explanations.json", metadata={"help": "JSON file to write."})
+
+
+def models(arguments: Arguments) -> dict[str, BNDLForImageClassification]:
+    """The classifiers to time, by name."""
+    torch.manual_seed(0)
+    if arguments.model is not None:
+        wrapped = BNDLForImageClassification.from_backbone_pretrained(arguments.model, num_labels=10)
+        return {Path(arguments.model).name: wrapped.to(arguments.device).eval()}
+    made = {}
+    for name, config in BACKBONES.items():
+        classifier = AutoModelForImageClassification.from_config(config())
+        wrapped = BNDLForImageClassification.from_backbone_pretrained(classifier, num_labels=10)
+        made[name] = wrapped.to(arguments.device).eval()
+    return made
+
+
+def compare_with_forward(
+    model: BNDLForImageClassification, pixel_values: Tensor, arguments: Arguments
+) -> dict[str, Any]:
+    """Seconds of a forward pass, and how many of it factor maps, class maps and Grad-CAM take."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(pixel_values)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "factor_maps": partial(factor_maps, model, pixel_values, top_k=arguments.top_k),
+        "class_maps": partial(class_maps, model, pixel_values),
+        "gradcam": partial(gradcam, model, pixel_values),
+    }
+    maps = ways["factor_maps"]()
+    for explain in ways.values():  # first calls, which allocate, are not counted
+        explain()
+    rounds = []
+    for _ in range(arguments.repeats):
+        before = seconds_taken(forward, arguments.device)
+        taken = {name: seconds_taken(explain, arguments.device) for name, explain in ways.items()}
+        after = seconds_taken(forward, arguments.device)
+        rounds.append({"forward": (before + after) / 2, **taken})
+    return {
+        "method": maps.method,
+        "grid": list(maps.evidence.shape[-2:]),
+        "forward_seconds": statistics.median(one["forward"] for one in rounds),
+        **{f"{name}_passes": statistics.median(one[name] / one["forward"] for one in rounds) for name in ways},
+    }
+
+
+def time_sepin(arguments: Arguments) -> dict[str, Any]:
+    """Seconds of SEPIN@10 over random scores."""
+    generator = torch.Generator().manual_seed(0)
+    shape = arguments.sepin_images, arguments.sepin_factors
+    scores = torch.rand(shape, generator=generator)
+    views = [scores + 0.3 * torch.rand(shape, generator=generator) for _ in range(2)]
+    seconds = [seconds_taken(partial(sepin_at_k, views[0], views[1], 10), "cpu") for _ in range(3)]
+    return {"factors": shape[1], "images": shape[0], "batch_size": 256, "seconds": statistics.median(seconds)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line, time, print."""
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(arguments.batch_size, 3, arguments.image_size, arguments.image_size, generator=generator)
+    pixels = pixels.to(arguments.device)
+    runs = []
+    for name, model in tqdm(models(arguments).items(), desc="Backbones"):
+        runs.append({"backbone": name, **compare_with_forward(model, pixels, arguments)})
+    settings = {name: getattr(arguments, name) for name in ("image_size", "batch_size", "top_k", "repeats")}
+    sepin = time_sepin(arguments)
+    write_json(arguments.output, {**settings, "runs": runs, "sepin": sepin, "environment": describe_environment()})
+    print(
+        f"{'backbone':<16}{'method':<16}{'grid':<8}{'forward':>11}{'factor_maps':>13}{'class_maps':>12}{'gradcam':>9}"
+    )
+    for one in runs:
+        passes = f"{one['factor_maps_passes']:>13.2f}{one['class_maps_passes']:>12.2f}{one['gradcam_passes']:>9.2f}"
+        grid = "x".join(map(str, one["grid"]))
+        print(f"{one['backbone']:<16}{one['method']:<16}{grid:<8}{one['forward_seconds']:>9.3f} s{passes}")
+    print(f"SEPIN over {sepin['factors']} factors and {sepin['images']} images: {sepin['seconds']:.1f} s")
+    print(f"The last three in forward passes. Written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,6 @@
+"""Judging a model: images in, measures, tables and figures out."""
+
+from bndl_hf.evaluation.judging import Evaluation, evaluate_classifier
+from bndl_hf.evaluation.predictions import ImagePredictions, PredictionSettings, predict_dataset
+
+__all__ = ["Evaluation", "ImagePredictions", "PredictionSettings", "evaluate_classifier", "predict_dataset"]

@@ -1,0 +1,1 @@
+"""The authors' released checkpoints: their names, their state dicts, and their conversion to BNDL artefacts."""
