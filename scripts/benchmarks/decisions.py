@@ -2,7 +2,8 @@
 
     python scripts/benchmarks/decisions.py --features FILE --heads bndl dense --seeds 0 1 2 --output FILE.json
 
-FILE is a features file as heads.py beside this script makes it (train.features, train.labels, test.features, test.labels).
+FILE is a features file as heads.py beside this script makes it (train.features, train.labels, test.features,
+test.labels).
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """evaluate.py as a user runs it: in one process and in two, killed and started again, and given what does not fit."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,21 +18,13 @@ from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.evaluation.judging import MEASURES
 from bndl_hf.hub import create_model_card
 from bndl_hf.hub.contents import public_results
+from script_modules import TINY_RESNET, load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
-TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 FIGURES = ("accuracy_by_decile", "pavpu", "reliability", "risk_coverage", "uncertainty_histograms")
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_script"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-evaluate = load_script()
+evaluate = load_script("evaluate")
 
 
 def save_model(folder: Path, **config: Any) -> Path:

@@ -2,13 +2,10 @@
 in a sentence."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,21 +18,13 @@ from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.data.image_dataset import DataArguments, collate, load_image_dataset, make_image_processor
 from bndl_hf.interpretability import factor_purity, identifiability_report, sparsity_report
 from model.architectures import SUPPORTED
+from script_modules import TINY_RESNET, load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "explain.py"
-TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 DIGITS = {i: str(i) for i in range(10)}
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("explain_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["explain_script"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-explain = load_script()
+explain = load_script("explain")
 
 
 def save_model(folder: Path, backbone: PreTrainedConfig | None = None, size: int = 24, **config: Any) -> Path:

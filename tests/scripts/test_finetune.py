@@ -1,11 +1,9 @@
 """finetune.py and evaluate.py as a user runs them: from scratch, from a classifier, again after an interruption."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -13,20 +11,9 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from bndl_hf.data.image_dataset import make_image_processor
+from script_modules import TINY_RESNET, load_script
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-
-
-def load_script(name: str) -> ModuleType:
-    known_as = f"script_{name}"  # a bare `evaluate` would hide Hugging Face's library
-    spec = importlib.util.spec_from_file_location(known_as, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[known_as] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 finetune, evaluate = load_script("finetune"), load_script("evaluate")
 COMMON = ["--dataset_name", "digits", "--use_cpu", "--disable_tqdm", "True", "--seed", "0"]
 

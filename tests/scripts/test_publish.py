@@ -14,8 +14,7 @@ from PIL import Image
 from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.hub import create_model_card, pull_from_hub
 from model.tiny import IMAGE_SIZE, tiny_model
-
-from .test_finetune import load_script
+from script_modules import load_script
 
 publish = load_script("publish")
 SCRIPT = Path(publish.__file__)

@@ -4,7 +4,7 @@
 approximate any backbone (Sec. 5.2 and App. A.1 of the paper). `import bndl_hf` does not import this package.
 """
 
-from bndl_hf.interpretability.gallery.factor_gallery import FactorCard, FactorGallery, factor_gallery
+from bndl_hf.interpretability.gallery import FactorCard, FactorGallery, factor_gallery
 from bndl_hf.interpretability.identifiability import (
     IdentifiabilityCheck,
     IdentifiabilityReport,

@@ -105,7 +105,7 @@ def pavpu(
         test: "paired" (scipy's `ttest_rel`) or "welch" (two samples of unequal variance).
         values: What is compared, "logits" (the released code) or "probabilities".
         predicted: [B] class by which an image counts as accurate. Default: the highest mean softmax. The released code
-            takes it from the posterior-mean pass: pass `prediction.predicted_labels` of an exact `model.predict` for that.
+            takes it from the posterior-mean pass: pass `predicted_labels` of an exact `model.predict` for that.
 
     Returns:
         PAvPUCounts: counts, `.pavpu` as a fraction in [0, 1], and the settings.

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import save_file
 
 from bndl_hf.baselines import FeatureTask
-from scripts.test_finetune import load_script
+from script_modules import load_script
 
 frontier, predict = load_script("benchmarks/frontier"), load_script("benchmarks/predict")
 

@@ -10,7 +10,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from bndl_hf.data import DataArguments, load_image_dataset
 from bndl_hf.data.image_dataset import collate, make_image_processor
-from scripts.test_finetune import TINY_RESNET, load_script
+from script_modules import TINY_RESNET, load_script
 
 benchmark = load_script("benchmarks/heads")
 

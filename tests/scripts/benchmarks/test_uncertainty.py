@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from bndl_hf.uncertainty import OOD_SCORES
-from scripts.test_finetune import load_script
+from script_modules import load_script
 
 from .test_benchmark import toy_features
 

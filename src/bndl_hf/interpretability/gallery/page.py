@@ -6,16 +6,13 @@ import base64
 import io
 import json
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from bndl_hf.interpretability.gallery.cards import FactorCard, FactorGallery
 from bndl_hf.plots import overlay_colours
 from bndl_hf.utils.files import written_whole
-
-if TYPE_CHECKING:
-    from bndl_hf.interpretability.gallery.factor_gallery import FactorCard, FactorGallery
 
 _CLASSES_SHOWN = 5  # of a factor; the others are counted
 
