@@ -33,7 +33,8 @@ from bndl_hf.data.classes import load_images_to_judge
 from bndl_hf.data.image_dataset import DataArguments, collate
 from bndl_hf.data.unlabelled import load_unlabelled_images, parse_named
 from bndl_hf.evaluation.judging import MEASURES, OOD_MEASURES, Evaluation, evaluate_classifier
-from bndl_hf.evaluation.predictions import PredictionSettings, exact_p_value
+from bndl_hf.evaluation.predictions import PredictionSettings
+from bndl_hf.model.predictive import paired_p_value
 from bndl_hf.uncertainty import pavpu_from_p_value, risk_coverage_curve
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, write_json
@@ -135,7 +136,7 @@ def draw(evaluation: Evaluation, folder: Path, dataset_name: str) -> list[Path]:
     S, threshold = results["settings"]["num_samples"], results["settings"]["threshold"]
 
     def pavpu(num_samples: int, threshold: float) -> float:
-        p_value = exact_p_value(predictions.gap_ratio, num_samples)
+        p_value = paired_p_value(predictions.gap_ratio, num_samples)
         return pavpu_from_p_value(p_value, correct, threshold).pavpu
 
     sampled = {n: results[f"pavpu_{n}_draws"] for n in predictions.p_value_sampled}

@@ -1,6 +1,5 @@
 """Predictions kept on disk and the numbers made of them: those of the functions of all images at once."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from bndl_hf.evaluation import predictions as predicting
 from bndl_hf.evaluation.judging import evaluate_classifier, judge
 from bndl_hf.evaluation.predictions import (
     PredictionSettings,
-    exact_p_value,
-    gap_ratio,
     predict_dataset,
     prediction_key,
 )
+from bndl_hf.model.predictive import paired_p_value
 from bndl_hf.uncertainty import (
     adaptive_calibration_error,
     area_under_risk_coverage,
@@ -66,7 +64,7 @@ def test_numbers_of_a_stream_are_those_of_all_images_at_once(tmp_path: Path) -> 
     batch = collate([images[row] for row in range(22)])
     whole = model.predict(batch["pixel_values"])
     labels, confidence = batch["labels"], whole.probs.max(dim=-1).values
-    correct, parts = whole.labels == labels, brier_decomposition(whole.probs, labels)
+    correct, parts = whole.predicted_labels == labels, brier_decomposition(whole.probs, labels)
     expected = {
         "num_images": 22,
         "accuracy": correct.double().mean().item(),
@@ -102,13 +100,7 @@ def test_exact_p_values_of_any_number_of_draws_come_from_one_ratio(tmp_path: Pat
     pixel_values = collate([images[row] for row in range(22)])["pixel_values"]
     for S in (2, 5, 20, 100):
         p_value = model.predict(pixel_values, num_samples=S).p_value.double()
-        torch.testing.assert_close(exact_p_value(ratio, S), p_value, rtol=1e-3, atol=1e-6)
-
-
-def test_the_ratio_of_a_tie_is_zero_and_of_a_settled_gap_infinite() -> None:
-    # S = 2: t = ratio sqrt(2), p = 1 - 2/pi atan(t); ratio 1/sqrt(2) is t = 1, p = 1/2.
-    ratio = gap_ratio(torch.tensor([1.0, 0.5, 0.0]))
-    torch.testing.assert_close(ratio, torch.tensor([0.0, math.sqrt(0.5), math.inf], dtype=torch.float64))
+        torch.testing.assert_close(paired_p_value(ratio, S), p_value, rtol=1e-3, atol=1e-6)
 
 
 def test_sampled_pavpu_is_that_of_the_draws_with_its_settings(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bndl_hf.interpretability import factor_maps
-from interpretability.test_factor_maps import model_of
+from interpretability.maps.test_factor_maps import model_of
 from model.architectures import SUPPORTED
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "interpretability.md").read_text()

@@ -89,4 +89,4 @@ def test_p_values_of_the_released_draws_are_the_released_ones(golden):
     pair = draws.softmax(-1).mean(0).topk(2).indices
     gaps = draws.gather(-1, pair.expand(DRAWS, -1, -1))
     gap = gaps[..., 0] - gaps[..., 1]  # [S, B]
-    assert_close(paired_p_value(gap.mean(0), gap.std(0), DRAWS).float(), golden["p_value"])
+    assert_close(paired_p_value(gap.mean(0) / gap.std(0), DRAWS).float(), golden["p_value"])

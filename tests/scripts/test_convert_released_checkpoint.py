@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
-from hub.released_reference import Head, vit_features, vit_state
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from released.released_reference import Head, vit_features, vit_state
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released_checkpoint.py"
 

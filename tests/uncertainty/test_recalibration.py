@@ -26,7 +26,7 @@ def prediction_of(logits, gap_variance=None, **fields):
     names = [name for name in BNDLPrediction.__dataclass_fields__ if name not in ("logits_samples", "prediction_sets")]
     values = dict.fromkeys(names, probs[:, 0])
     gap_variance = torch.zeros_like(logits) if gap_variance is None else gap_variance
-    known = {"probs": probs, "labels": probs.argmax(-1), "logits_mean": logits, "gap_variance": gap_variance}
+    known = {"probs": probs, "predicted_labels": probs.argmax(-1), "logits_mean": logits, "gap_variance": gap_variance}
     return BNDLPrediction(**{**values, **known, **fields})
 
 
@@ -177,7 +177,7 @@ def test_tensors_batches_loaders_and_datasets_give_one_and_the_same_fit(layer, h
     expected = fit_temperature(layer.predict(features), labels)
     dataset = FeatureDataset(features, labels)
     rows = [dataset[i] for i in range(N)]
-    batches = [{"features": features[i : i + 70], "labels": labels[i : i + 70]} for i in range(0, N, 70)]
+    batches = [{"features": features[i : i + 70], "predicted_labels": labels[i : i + 70]} for i in range(0, N, 70)]
     for data in (dataset, batches, iter(batches), DataLoader(rows, batch_size=64)):
         fitted = fit_temperature(layer, data=data, batch_size=32, progress=False)
         assert fitted.temperature == pytest.approx(expected.temperature, rel=1e-5)
@@ -263,7 +263,7 @@ def test_temperature_leaves_the_p_value_and_the_variance_scale_moves_it(predict)
     assert (wider.p_value >= before.p_value).all()
     assert wider.p_value.mean() > before.p_value.mean() + 0.01
     for prediction in (cooler, wider):
-        assert torch.equal(prediction.predicted_labels, before.labels) or predict is predict_by_sampling
+        assert torch.equal(prediction.predicted_labels, before.predicted_labels) or predict is predict_by_sampling
         assert prediction.probs.amax(-1).mean() < before.probs.amax(-1).mean()
         assert (prediction.epistemic >= 0).all()
         torch.testing.assert_close(prediction.total, prediction.aleatoric + prediction.epistemic)

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from bndl_hf.evaluation.predictions import ImagePredictions, PredictionSettings, exact_p_value, predict_dataset
+from bndl_hf.evaluation.predictions import ImagePredictions, PredictionSettings, predict_dataset
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.model.predictive import paired_p_value
 from bndl_hf.uncertainty import (
     CalibrationBins,
     PAvPUCounts,
@@ -209,7 +210,7 @@ def pavpu_by_samples(predictions: ImagePredictions, num_samples: set[int], thres
     """PAvPU with its counts and settings for every number of draws S: exact, and sampled where there were draws."""
     correct, rows = predictions.correct, []
     for S in sorted(num_samples):
-        exact = exact_p_value(predictions.gap_ratio, S)
+        exact = paired_p_value(predictions.gap_ratio, S)
         rows.append(pavpu_from_p_value(exact, correct, threshold, num_samples=S))
         if S in predictions.p_value_sampled:
             sampled = predictions.p_value_sampled[S]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ import bndl_hf.uncertainty
 from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.mean_field import recalibrated_samples
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
-from bndl_hf.model.student_t import student_t_p_value
 from bndl_hf.uncertainty import OOD_SCORES, gap_test, ood_scores
 from bndl_hf.uncertainty.classwise import ClasswiseBins, bin_every_class
 from bndl_hf.uncertainty.scoring import brier_per_image, nll_per_image
@@ -193,8 +191,7 @@ def _predict_batch(
         "predicted": exact.predicted_labels,
         "confidence": exact.probs.max(dim=-1).values,
         "p_value": exact.p_value,
-        # With one degree of freedom Student's t is Cauchy's distribution, whose p-value can be undone.
-        "gap_ratio": gap_ratio(layer.predict(features, num_samples=2).p_value),
+        "gap_ratio": exact.gap_ratio,
         "total": exact.total,
         "aleatoric": exact.aleatoric,
         "epistemic": exact.epistemic,
@@ -216,16 +213,6 @@ def _predict_batch(
             test = gap_test(recalibrated_samples(sampled.logits_samples[:S], temperature, spread))
             kept |= {f"{_P_SAMPLED}{S}": test.p_value, f"{_ZERO_SPREAD}{S}": test.zero_spread}
     return {name: tensor.cpu() for name, tensor in kept.items()}
-
-
-def gap_ratio(p_value: Tensor) -> Tensor:
-    """E[d] / sd[d] >= 0 of a gap whose exact p-value for 2 draws is `p_value`, float64."""
-    return 1 / (torch.tan(p_value.double() * (math.pi / 2)) * math.sqrt(2))
-
-
-def exact_p_value(gap_ratio: Tensor, num_samples: int) -> Tensor:
-    """Exact p-values of the paired t-test over any number of draws S, [N], from E[d] / sd[d] (Sec. 5)."""
-    return student_t_p_value(gap_ratio * math.sqrt(num_samples), num_samples - 1)
 
 
 def _merge(parts: Iterable[Tensors]) -> Tensors:

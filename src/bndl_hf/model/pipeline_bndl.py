@@ -168,7 +168,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         evidence = self.model.decision_layer.explain(
             features, target=outputs["probs"].argmax(dim=-1) if target is None else target, top_k=count
         )
-        return {**outputs, **{name: getattr(evidence, name) for name in _EVIDENCE}}
+        return {**outputs, **{f"evidence_{name}": getattr(evidence, name) for name in _EVIDENCE}}
 
     def postprocess(
         self, model_outputs: Mapping[str, Tensor], function_to_apply: Any = None, top_k: int | None = 5
@@ -190,12 +190,15 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         }
 
     def _evidence(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        columns = [outputs[name][0].tolist() for name in ("factors", "contributions", "contribution_std", "share")]
+        columns = [
+            outputs[f"evidence_{name}"][0].tolist()
+            for name in ("factors", "contributions", "contribution_std", "share")
+        ]
         return {
-            "label": self.model.config.id2label[outputs["target"][0].item()],
-            "total": outputs["total"][0].item(),
-            "bias": outputs["bias"][0].item(),
-            "rest": outputs["rest"][0].item(),
+            "label": self.model.config.id2label[outputs["evidence_target"][0].item()],
+            "total": outputs["evidence_total"][0].item(),
+            "bias": outputs["evidence_bias"][0].item(),
+            "rest": outputs["evidence_rest"][0].item(),
             "factors": [
                 {"factor": factor, "contribution": part, "std": std, "share": share}
                 for factor, part, std, share in zip(*columns, strict=True)

@@ -36,6 +36,9 @@ class BNDLPrediction:
         gap_variance: Var[l_c - l_top], top being the largest mean logit, [B, C], before recalibration.
         evidence: sum_k E[theta_k], how much the image shows at all of what was learned, [B], >= 0. Monte-Carlo
             predictions report the same exact sum.
+        gap_ratio: E[d] / sd[d] of the gap d between the two largest mean logits, [B], >= 0; infinite without spread,
+            zero for a tie. p-values for any number of draws (`paired_p_value`) and the exact flip probability follow
+            from it. Recalibration acts as on `p_value`.
         p_value: two-sided p-value of the paired t-test between the two largest mean logits over S draws, [B], in [0, 1]
             (Sec. 5); the exact prediction evaluates it at the exact mean and variance of their gap. The variance scale
             changes it, a temperature does not: it scales mean and standard deviation alike.
@@ -56,6 +59,7 @@ class BNDLPrediction:
     logits_variance: Tensor
     gap_variance: Tensor
     evidence: Tensor
+    gap_ratio: Tensor
     p_value: Tensor
     flip_probability: Tensor
     is_certain: Tensor
@@ -152,7 +156,8 @@ def predict_exactly(
     divisor = damping(gap_variance, temperature, variance_scale)
     information = variance_scale * mutual_information(probs, divisor, top, from_loadings)
     epistemic = torch.minimum(information, total)
-    p_value = paired_p_value(margin, spread, num_samples)
+    gap_ratio = _ratio(margin, spread)
+    p_value = paired_p_value(gap_ratio, num_samples)
     return BNDLPrediction(
         probs=probs,
         predicted_labels=probs.argmax(dim=-1),
@@ -160,8 +165,9 @@ def predict_exactly(
         logits_variance=variance,
         gap_variance=gap_variance,
         evidence=scores.mean.sum(dim=-1),
+        gap_ratio=gap_ratio,
         p_value=p_value,
-        flip_probability=torch.special.ndtr(-_ratio(margin, spread)).to(probs.dtype),
+        flip_probability=torch.special.ndtr(-gap_ratio).to(probs.dtype),
         is_certain=p_value < threshold,
         total=total,
         aleatoric=total - epistemic,
@@ -214,7 +220,8 @@ def predict_by_sampling(
     mean = samples.mean(dim=0)
     first, second = _top_two(mean)
     margins = _pick(recalibrated, first) - _pick(recalibrated, second)  # [S, B]
-    p_value = paired_p_value(margins.mean(dim=0), margins.std(dim=0), num_samples)
+    gap_ratio = _ratio(margins.mean(dim=0), margins.std(dim=0))
+    p_value = paired_p_value(gap_ratio, num_samples)
     total = _entropy(probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
     epistemic = _entropy(given_loadings.clamp_min(torch.finfo(probs.dtype).tiny).log()) - conditional_entropy
     epistemic = torch.minimum(epistemic.clamp_min(0), total)
@@ -225,6 +232,7 @@ def predict_by_sampling(
         logits_variance=samples.var(dim=0),
         gap_variance=(samples - _pick(samples, first)[..., None]).var(dim=0),
         evidence=scores.mean.sum(dim=-1),
+        gap_ratio=gap_ratio,
         p_value=p_value,
         flip_probability=((margins < 0).to(probs.dtype) + 0.5 * (margins == 0)).mean(dim=0),
         is_certain=p_value < threshold,
@@ -236,15 +244,18 @@ def predict_by_sampling(
     )
 
 
-def paired_p_value(gap_mean: Tensor, gap_std: Tensor, num_samples: int) -> Tensor:
-    """Two-sided p-value of the paired t-test of `num_samples` gaps with this mean and standard deviation (Sec. 5).
+def paired_p_value(gap_ratio: Tensor, num_samples: int) -> Tensor:
+    """Two-sided p-value of the paired t-test over `num_samples` gaps of this mean and standard deviation (Sec. 5).
+
+    Args:
+        gap_ratio: E[d] / sd[d], any shape (`BNDLPrediction.gap_ratio`).
+        num_samples: S >= 2.
 
     Returns:
-        Tensor like `gap_mean`. A gap without spread is settled: p = 0, or 1 when it is zero, a tie. Departure: the
+        Tensor like `gap_ratio`. A gap without spread is settled: p = 0, or 1 when it is zero, a tie. Departure: the
         released code lets that case become NaN and counts NaN as certain.
     """
-    t = _ratio(gap_mean, gap_std) * math.sqrt(num_samples)
-    return student_t_p_value(t, num_samples - 1).to(gap_mean.dtype)
+    return student_t_p_value(gap_ratio * math.sqrt(num_samples), num_samples - 1).to(gap_ratio.dtype)
 
 
 def _ratio(mean: Tensor, std: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.interpretability import denormalized_images, factor_gallery
+from interpretability.maps.test_factor_maps import model_of
 from interpretability.quadrants import BLOCK, LOADINGS, SIZE, quadrant, quadrants_model
-from interpretability.test_factor_maps import model_of
 from model.tiny import tiny_model
 
 PROCESSOR = make_image_processor(SIZE, mean=(0, 0, 0), std=(1, 1, 1))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from bndl_hf.uncertainty import OOD_SCORES
 from script_modules import load_script
 
-from .test_benchmark import toy_features
+from .test_heads import toy_features
 
 benchmark = load_script("benchmarks/uncertainty")
 
