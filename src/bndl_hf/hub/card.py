@@ -18,8 +18,8 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.model.posterior_head import SPARSITY_THRESHOLD
 from bndl_hf.model.presets import PRESETS
-from bndl_hf.model.sparse_loadings import SPARSITY_THRESHOLD
 from bndl_hf.model.student_t import student_t_p_value
 
 # Key in `results` -> (name, how it is written, what it means). {S} draws and {p} threshold are the model's own.
