@@ -41,7 +41,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # The posterior is float32 whatever the model's dtype (lgamma and logarithms lose too much below it).
+    # The posterior is float32 whatever the model's dtype (moments and logarithms lose too much below it).
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["decision_layer"]
     # The loss is a mean over the batch; **kwargs-style scaling by the number of items must stay off.
     accepts_loss_kwargs = False
