@@ -35,7 +35,7 @@ from bndl_hf.utils.results import describe_environment, write_json
 
 # What is fitted, by name: the variance scale held, None for a free one.
 RECALIBRATIONS: dict[str, float | None] = {"T": 1.0, "T and v": None, "T, v = 0": 0.0}
-FIGURES = ("accuracy", "nll", "ece", "aurc")
+FIGURES = ("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage")
 
 
 @dataclass

@@ -23,7 +23,7 @@ from bndl_hf.model.mean_field import mean_field_log_probs, recalibrated_samples
 from bndl_hf.model.predictive import BNDLPrediction
 
 from .collecting import collect_predictions
-from .scoring import nll_per_image
+from .scoring import log_loss_per_image
 from .validation import as_float64, check_finite, check_probs
 
 logger = logging.getLogger(__name__)
@@ -43,15 +43,15 @@ class FittedTemperature:
     Attributes:
         temperature: T, in [0.05, 20]; above 1 the model was too sure of itself.
         variance_scale: v, in [0, 100]; 0 leaves the softmax of the mean logits, divided by T.
-        nll_before: negative log-likelihood of the images with the probabilities as they came, nats per image.
-        nll_after: the same with T and v.
+        negative_log_likelihood_before: of the images, with the probabilities as they came, nats per image.
+        negative_log_likelihood_after: the same with T and v.
         num_images: how many images it was fitted on.
     """
 
     temperature: float
     variance_scale: float
-    nll_before: float
-    nll_after: float
+    negative_log_likelihood_before: float
+    negative_log_likelihood_after: float
     num_images: int
 
 
@@ -94,7 +94,7 @@ def fit_temperature(
         >>> config = BNDLConfig(feature_dim=8, num_labels=3)
         >>> layer, features, labels = BNDLDecisionLayer(config), torch.rand(60, 8), torch.arange(60) % 3
         >>> fitted = fit_temperature(layer, labels, data=features, progress=False)
-        >>> fitted.nll_after <= fitted.nll_before, fitted.num_images
+        >>> fitted.negative_log_likelihood_after <= fitted.negative_log_likelihood_before, fitted.num_images
         (True, 60)
         >>> layer.set_temperature(fitted)
     """
@@ -126,9 +126,9 @@ def fit_temperature(
             temperature,
             len(truth),
         )
-    nll_before = nll_per_image(probs, truth).mean().item()
-    nll_after, _ = objective(np.array([math.log(temperature), math.sqrt(variance_scale)]))
-    return FittedTemperature(temperature, variance_scale, nll_before, nll_after, len(truth))
+    before = log_loss_per_image(probs, truth).mean().item()
+    after, _ = objective(np.array([math.log(temperature), math.sqrt(variance_scale)]))
+    return FittedTemperature(temperature, variance_scale, before, after, len(truth))
 
 
 # A point of the search, (log T, sqrt v), to the negative log-likelihood and its gradient.

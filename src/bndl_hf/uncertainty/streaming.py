@@ -26,7 +26,7 @@ from .classwise import ClasswiseBins, bin_every_class
 from .growing import GrowingVector
 from .pavpu import PAvPUCounts
 from .scores import StreamingScores, check_lengths
-from .scoring import BrierDecomposition, brier_per_image, nll_per_image
+from .scoring import BrierDecomposition, log_loss_per_image, squared_error_per_image
 from .selective import area_under_risk_coverage, error_detection_auroc, excess_area_under_risk_coverage
 from .validation import check_count, check_probs, check_scores
 
@@ -61,7 +61,7 @@ class StreamingMetrics:
         nothing = torch.zeros(0, dtype=torch.float64)
         self._bins = bin_equal_width(nothing, nothing, num_bins)
         self._classwise_bins: ClasswiseBins | None = None
-        self._nll_sum = 0.0
+        self._log_loss_sum = 0.0
         self._brier_sum = 0.0
         self._top = GrowingVector()  # the largest probability
         self._confidence: GrowingVector | None = None  # another confidence, where one is given
@@ -110,8 +110,8 @@ class StreamingMetrics:
         self._bins = self._bins + bin_equal_width(top, correct.double(), self.num_bins)
         if self.classwise:
             self._add_classwise(bin_every_class(checked, truth, self.num_bins))
-        self._nll_sum += nll_per_image(checked, truth).sum().item()
-        self._brier_sum += brier_per_image(checked, truth).sum().item()
+        self._log_loss_sum += log_loss_per_image(checked, truth).sum().item()
+        self._brier_sum += squared_error_per_image(checked, truth).sum().item()
         self._top.append(top)
         self._correct.append(correct)
         self._counts = total_counts
@@ -141,7 +141,7 @@ class StreamingMetrics:
         self._bins = self._bins + other._bins
         if other._classwise_bins is not None:
             self._add_classwise(other._classwise_bins)
-        self._nll_sum += other._nll_sum
+        self._log_loss_sum += other._log_loss_sum
         self._brier_sum += other._brier_sum
         self._top.append(other._top.values)
         self._correct.append(other._correct.values)
@@ -212,7 +212,7 @@ class StreamingMetrics:
         confidence, correct = self.confidence, self.correct
         values = {
             "accuracy": correct.double().mean().item(),
-            "negative_log_likelihood": self._nll_sum / self.num_images,
+            "negative_log_likelihood": self._log_loss_sum / self.num_images,
             "brier_score": self._brier_sum / self.num_images,
             "expected_calibration_error": self._bins.expected_calibration_error,
             "adaptive_calibration_error": self.equal_mass_bins.expected_calibration_error,
