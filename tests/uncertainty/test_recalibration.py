@@ -1,6 +1,7 @@
 """Temperature and variance scale: known answers, scipy on a naive objective, and what a model does with them."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.predictive import BNDLPrediction, predict_by_sampling, predict_exactly
 from bndl_hf.training import FeatureDataset
-from bndl_hf.uncertainty import collect_predictions, fit_temperature, negative_log_likelihood
+from bndl_hf.uncertainty import (
+    collect_predictions,
+    fit_abstention,
+    fit_conformal,
+    fit_temperature,
+    negative_log_likelihood,
+)
 from model.tiny import NUM_LABELS, tiny_model
 
 N, D, C = 300, 12, 4
@@ -156,10 +163,7 @@ def test_one_image_and_gaps_without_variance_are_enough():
     [
         (lambda p, y: fit_temperature(p, y[:-1]), r"labels has shape \[299\]"),
         (lambda p, y: fit_temperature(p, y + C), r"labels holds \d; with C=4 classes"),
-        (lambda p, y: fit_temperature(p), "labels are missing"),
-        (lambda p, y: fit_temperature(p, y, data=y), "A prediction is made already"),
         (lambda p, y: fit_temperature(p, y, variance_scale=-1.0), r"variance_scale=-1.0 is not in \[0, 100\]"),
-        (lambda p, y: fit_temperature(tiny_model("vit"), y), "A model needs data"),
         (
             lambda p, y: fit_temperature(prediction_of(random_logits(), torch.full((N, C), math.nan)), y),
             "gap_variance holds 1200 values that are NaN",
@@ -171,19 +175,34 @@ def test_what_cannot_be_fitted_is_refused_in_words(make, says):
         make(prediction_of(random_logits()), torch.arange(N) % C)
 
 
+@pytest.mark.parametrize("given", [BNDLDecisionLayer(BNDLConfig(feature_dim=2, num_labels=2)), torch.rand(3, 2)])
+def test_what_is_not_a_prediction_is_told_how_to_become_one(given):
+    name = type(given).__name__
+    with pytest.raises(TypeError, match=rf"prediction is a {name}; .* collect_predictions\(model, held_out\)"):
+        fit_temperature(given, torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("fit", [partial(fit_conformal, coverage=0.8), partial(fit_abstention, risk=0.3)])
+def test_a_prediction_and_its_probabilities_are_fitted_alike(fit):
+    logits = random_logits()
+    prediction, labels = prediction_of(logits), draw(logits.softmax(-1))
+    assert fit(prediction=prediction, labels=labels) == fit(prediction=prediction.probs, labels=labels)
+
+
 # ---- predictions of a whole set ----
 
 
-def test_tensors_batches_loaders_and_datasets_give_one_and_the_same_fit(layer, held_out):
+def test_tensors_batches_loaders_and_datasets_give_the_same_predictions(layer, held_out):
     features, labels = held_out
-    expected = fit_temperature(layer.predict(features), labels)
+    expected = layer.predict(features)
     dataset = FeatureDataset(features, labels)
     rows = [dataset[i] for i in range(N)]
     batches = [{"features": features[i : i + 70], "labels": labels[i : i + 70]} for i in range(0, N, 70)]
+    tensors = collect_predictions(layer, features, labels, progress=False)
     for data in (dataset, batches, iter(batches), DataLoader(rows, batch_size=64)):
-        fitted = fit_temperature(layer, data=data, batch_size=32, progress=False)
-        assert fitted.temperature == pytest.approx(expected.temperature, rel=1e-5)
-    assert fit_temperature(layer, labels, data=features, progress=False).num_images == N
+        for prediction, truth in (tensors, collect_predictions(layer, data, batch_size=32, progress=False)):
+            torch.testing.assert_close(prediction.probs, expected.probs)
+            assert torch.equal(truth, labels)
 
 
 def test_a_models_predictions_are_collected_from_pixel_values():
@@ -242,7 +261,7 @@ def test_predict_gives_the_likelihood_that_was_promised(fresh, held_out, method)
 def test_evaluation_loss_is_recalibrated_and_training_loss_is_not(fresh, held_out):
     features, labels = held_out
     training = fresh.train()(features, labels)
-    fitted = fit_temperature(fresh.eval(), labels, data=features, progress=False)
+    fitted = fit_temperature(fresh.eval().predict(features), labels)
     fresh.set_temperature(fitted)
     assert fresh(features, labels).nll.item() == pytest.approx(fitted.negative_log_likelihood_after, rel=1e-5)
     retrained = fresh.train()(features, labels)
