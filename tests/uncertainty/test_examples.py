@@ -10,6 +10,7 @@ MODULES = [
     "calibration",
     "conformal",
     "deciles",
+    "measures",
     "ood",
     "ood_scores",
     "pavpu",
