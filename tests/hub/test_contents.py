@@ -124,7 +124,7 @@ def test_a_figure_s_metadata_is_searched_too(tmp_path, model):
 
 
 def test_figures_that_are_not_there_or_share_a_name_are_errors(tmp_path, model, figure):
-    with pytest.raises(ValueError, match=r"figures names nowhere.png, which is no file here"):
+    with pytest.raises(ValueError, match=r"figures names nowhere.png, which is not a file here"):
         list_contents(model, None, "alice/vit-bndl", figures=["nowhere.png"])
     (tmp_path / "other").mkdir()
     same = tmp_path / "other" / figure.name
@@ -134,7 +134,7 @@ def test_figures_that_are_not_there_or_share_a_name_are_errors(tmp_path, model, 
 
 
 def test_only_our_classifiers_are_published(model):
-    with pytest.raises(ValueError, match="A ViTForImageClassification is no BNDLForImageClassification"):
+    with pytest.raises(ValueError, match="A ViTForImageClassification is not a BNDLForImageClassification"):
         list_contents(model.backbone, None, "alice/vit-bndl")
 
 
