@@ -6,6 +6,7 @@ how the folder becomes one commit.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -18,15 +19,19 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import BaseImageProcessor
 
-from bndl_hf.hub.card import create_model_card
+from bndl_hf.hub.card import PLACEHOLDER_ID, create_model_card
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.utils.privacy import private_part, public_values
 
 RESULTS_FILE = "results.json"
 CARD_FILE = "README.md"
 FIGURES_FOLDER = "figures"
-# What a card made before the repository had a name calls it.
-PLACEHOLDER_ID = "your-name/your-model"
+# What `create_model_card` takes for the facts of a card; the rest of its arguments are filled in here.
+_CARD_FACTS = tuple(
+    name
+    for name, parameter in inspect.signature(create_model_card).parameters.items()
+    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("figures", "model_id")
+)
 
 
 def write_contents(
@@ -50,11 +55,11 @@ def write_contents(
         results: measured figures; paths in them are cut down to their last part.
         figures: image files; they are published as figures/NAME and shown in the card.
         card: a model card of your own, its text or a `ModelCard`; None makes one with `create_model_card`.
-        **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split.
+        **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, tags, language, ...
 
     Raises:
-        ValueError: the model is not a BNDL classifier, `figures` names a file that is not there or two of one name, or
-            something private is in the files.
+        ValueError: the model is not a BNDL classifier; `figures` names a file that is not there or two of one name; a
+            fact that a card does not have, or one beside a card of your own; or something private is in the files.
     """
     if not isinstance(model, BNDLForImageClassification):
         raise ValueError(
@@ -62,6 +67,7 @@ def write_contents(
             "adapters first (merge_and_unload), or use the model's own push_to_hub."
         )
     _check_figures(figures)
+    _check_facts(card, card_facts)
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
@@ -155,3 +161,14 @@ def _check_figures(figures: Sequence[str | os.PathLike[str]]) -> None:
             raise ValueError(f"figures names {os.fspath(figure)}, which is not a file here; save the figure first.")
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"figures holds two files called {', '.join(sorted(twice))}; give them different names.")
+
+
+def _check_facts(card: ModelCard | str | None, facts: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(facts) - set(_CARD_FACTS)):
+        raise ValueError(
+            f"A model card has no {', '.join(unknown)}; pass {', '.join(_CARD_FACTS)}, or a card of your own as card."
+        )
+    if card is not None and (given := [name for name, value in facts.items() if value is not None]):
+        raise ValueError(
+            f"card is a card of your own, which {', '.join(given)} would not change; leave one or the other out."
+        )

@@ -76,7 +76,9 @@ def push_to_hub(
         create_pr: open a pull request instead of changing the branch.
         commit_message: None says "Upload BNDL classifier".
         token: access token; None takes the one of `hf auth login` or HF_TOKEN.
-        **card_facts: base_model, dataset_name, license, split: passed on to `create_model_card`.
+        **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, and what
+            `Trainer.push_to_hub` takes: finetuned_from, tags, language, tasks, dataset, dataset_tags, dataset_args,
+            model_name.
 
     Returns:
         huggingface_hub's `CommitInfo`: `.commit_url`, `.oid`, `.pr_url`.
@@ -84,8 +86,8 @@ def push_to_hub(
     Raises:
         HubError: the push failed; the message says why, and that nothing on the Hub was changed (or, where the Hub
             could no longer be asked, what may be left there).
-        ValueError: the model is none of ours, a figure is not there, results are no JSON, or something private would
-            be published.
+        ValueError: the model is not a BNDL classifier, a figure is not there, results cannot be written as JSON, a
+            card does not have such a fact, or something private would be published.
 
     Example:
         >>> push_to_hub(model, processor, "alice/vit-bndl", results={"accuracy": 0.98}, base_model="google/vit-base")
