@@ -19,12 +19,6 @@ RESULTS = {
     "pavpu": 0.92,
     "evaluated_on": "split 'test' of cats",
 }
-    "accuracy": 0.9123,
-    "negative_log_likelihood": 0.2518,
-    "expected_calibration_error": 0.0119,
-    "pavpu": 0.92,
-    "evaluated_on": "split 'test' of cats",
-}
 
 
 def test_the_metadata_holds_the_results_where_the_hub_looks_for_them(resnet_model) -> None:

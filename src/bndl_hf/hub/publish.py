@@ -3,6 +3,9 @@
 The files are put together in a temporary folder (contents.py), uploaded, and become visible by a single commit on top
 of the state that was looked at. When anything fails before that commit, what this push had made on the Hub (an empty
 repository, a branch) is taken away again.
+
+`HfApi.create_commit` makes that commit, not `HfApi.upload_folder`: where hf_xet is installed, the latter uploads in
+several commits (a new one after five minutes), and a push that fails in between would leave half a checkpoint.
 """
 
 from __future__ import annotations
