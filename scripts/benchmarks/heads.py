@@ -29,7 +29,7 @@ from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_and_ju
 from bndl_hf.data import DataArguments, load_image_dataset
 from bndl_hf.data.image_dataset import collate
 from bndl_hf.training.features import cached_features
-from bndl_hf.utils.command_line import run
+from bndl_hf.utils.command_line import recorded_command, run
 from bndl_hf.utils.results import describe_environment, read_finished, write_json
 
 
@@ -85,7 +85,7 @@ def report(results: list[dict[str, Any]], settings: dict[str, Any], argv: list[s
             "sd": {k: statistics.stdev(one[k] for one in runs) if len(runs) > 1 else None for k in runs[0]},
         }
     return {
-        "command": "python scripts/benchmarks/heads.py " + " ".join(argv),
+        "command": f"python {recorded_command('scripts/benchmarks/heads.py', argv)}",
         "settings": settings,
         "environment": describe_environment(),
         "summary": summary,
