@@ -64,12 +64,20 @@ def _public_names(package: Path) -> list[str]:
 
 
 class DocstringsAsMarkdown(griffe.Extension):
-    """Docstrings are written to be read in a terminal; three of their habits mean something else in Markdown."""
+    """Docstrings are written to be read in a terminal; some of their habits mean something else in Markdown."""
+
+    # "    low, high: ..." with its further lines; a type in brackets may stand before the colon.
+    PAIR = re.compile(r"^( {4,})([*\w]+(?:, [*\w]+)+)((?: \(.*?\))?: .*(?:\n\1 +.*)*)", flags=re.MULTILINE)
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
-        """Show an example's lines as code, shapes side by side ("[B, K] [C]") not as a link, and types without backticks."""
+        """Examples as code, "[B, K] [C]" not as a link, types without backticks, "low, high: ..." as two entries."""
         if obj.docstring is not None:
-            obj.docstring.value = "\n".join(map(self._as_markdown, obj.docstring.value.splitlines()))
+            text = self.PAIR.sub(self._one_by_one, obj.docstring.value)
+            obj.docstring.value = "\n".join(map(self._as_markdown, text.splitlines()))
+
+    @staticmethod
+    def _one_by_one(pair: re.Match[str]) -> str:
+        return "\n".join(f"{pair[1]}{name}{pair[3]}" for name in pair[2].split(", "))
 
     @staticmethod
     def _as_markdown(line: str) -> str:
