@@ -37,7 +37,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
 
     Example:
         >>> classifier = pipeline("image-classification", model="org/vit-bndl")
-        >>> classifier("parrot.png", top_k=1)[0]["is_certain"]
+        >>> is_certain = classifier("parrot.png", top_k=1)[0]["is_certain"]
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -129,7 +129,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
-        >>> answer["label"], answer["is_certain"], [part["factor"] for part in answer["evidence"]["factors"]]
+        >>> label, factors = answer["label"], [part["factor"] for part in answer["evidence"]["factors"]]
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
