@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from .configuration_bndl import BNDLConfig
 from .presets import KL_LOCAL_BUDGET
+
+
+def likelihood_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean negative log-likelihood of the labels under the softmax of the logits, nats.
+
+    Args:
+        logits: [B, C], whose softmax is the predictive.
+        labels: [B].
+        class_weights: [C], what an image of each class counts; None counts all alike. The mean is over images, not
+            over weights, so that batches, accumulation and processes add up: normalise the weights once, to a mean of
+            one over the training images.
+        label_smoothing: share of the target, in [0, 1), spread evenly over the classes.
+    """
+    if class_weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    per_image = F.cross_entropy(logits, labels, class_weights, reduction="none", label_smoothing=label_smoothing)
+    return per_image.mean()
 
 
 def negative_elbo(
@@ -16,7 +36,7 @@ def negative_elbo(
         nll + kl_scale * (kl_local_weight * KL(theta) + kl_global_weight * KL(Phi) / N)
 
     Args:
-        nll: mean negative log-likelihood of the batch.
+        nll: mean negative log-likelihood of the batch (`likelihood_loss`).
         kl_local: sum over factors of the scores' KL, mean over the batch.
         kl_global: sum over all loadings of their KL.
         config: `kl_local_weight`, `kl_global_weight`, `kl_global_scaling` and `num_training_images` (N).

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.adapters import has_adapters
 
 logger = logging.get_logger(__name__)
@@ -160,7 +160,7 @@ def _kind_of_model(model: nn.Module) -> str | None:
         return "adapters"
     if isinstance(model, PreTrainedModel):
         return "model"
-    return "decision layer" if isinstance(model, BNDLDecisionLayer) else None
+    return "decision layer" if isinstance(model, PosteriorHead) else None
 
 
 def _kind_of_checkpoint(folder: Path) -> str:

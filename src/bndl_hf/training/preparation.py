@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.presets import KL_LOCAL_BUDGET
 from bndl_hf.training.adapters import hold_statistics, trained_decision_layer
 from bndl_hf.training.arguments import BNDLTrainingArguments
@@ -34,7 +34,7 @@ class PreparingTrainer(Trainer):
     args: BNDLTrainingArguments
 
     @property
-    def decision_layer(self) -> BNDLDecisionLayer:
+    def decision_layer(self) -> PosteriorHead:
         """The layer whose posteriors are trained."""
         return trained_decision_layer(self.accelerator.unwrap_model(self.model))
 
@@ -82,7 +82,7 @@ class PreparingTrainer(Trainer):
     def _features_stay(self) -> bool:
         """Whether the features of an image are the same from the first step to the last."""
         model = self.accelerator.unwrap_model(self.model)
-        return isinstance(model, BNDLDecisionLayer) or not any(p.requires_grad for p in model.backbone.parameters())
+        return isinstance(model, PosteriorHead) or not any(p.requires_grad for p in model.backbone.parameters())
 
     @torch.no_grad()
     def _first_features(self, count: int) -> tuple[Tensor, Tensor]:

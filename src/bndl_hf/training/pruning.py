@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from transformers.utils import logging
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 
 logger = logging.get_logger(__name__)
 
@@ -25,7 +25,7 @@ class LoadingPruner:
         start, end: shares of the steps, in [0, 1], between which the density falls from 1.
     """
 
-    def __init__(self, layer: BNDLDecisionLayer, start: float, end: float) -> None:
+    def __init__(self, layer: PosteriorHead, start: float, end: float) -> None:
         self._layer, self._start, self._end = layer, start, end
         self._ended = False
 
@@ -43,7 +43,7 @@ class LoadingPruner:
         self._layer.prune_smallest(target + (1 - target) * left**3)
 
 
-def warn_if_not_pruned(layer: BNDLDecisionLayer) -> None:
+def warn_if_not_pruned(layer: PosteriorHead) -> None:
     """Warn where training ended with more loadings than the configuration says."""
     loadings, density = layer.raw_loadings, layer.config.loading_density
     if loadings.requires_grad and layer.sparsity() > density + loadings.shape[1] / loadings.numel():

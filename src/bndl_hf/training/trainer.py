@@ -17,10 +17,10 @@ from transformers import EvalPrediction, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.loss import negative_elbo
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.outputs import BNDLImageClassifierOutput
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics
 from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
 from bndl_hf.training.checkpoints import SafeCheckpoints
@@ -46,14 +46,14 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         ValueError: when the number of training images is unknown, no factor is active, or an argument does not fit.
     """
 
-    model: BNDLForImageClassification | BNDLDecisionLayer
+    model: BNDLForImageClassification | PosteriorHead
     args: BNDLTrainingArguments
     # The loss is a mean over the batch, so the Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
 
     def __init__(
         self,
-        model: BNDLForImageClassification | BNDLDecisionLayer,
+        model: BNDLForImageClassification | PosteriorHead,
         args: BNDLTrainingArguments | None = None,
         compute_metrics: Any = None,
         **kwargs: Any,
@@ -64,7 +64,7 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         self._generator: torch.Generator | None = None
         self._pruned_after: Any = None
         super().__init__(model=model, args=args, compute_metrics=self._judge, **kwargs)
-        if not isinstance(self.model, BNDLDecisionLayer):
+        if not isinstance(self.model, PosteriorHead):
             # peft trains a copy of the layer, which came with a copy of its configuration.
             self.decision_layer.config = self.model.config
         config = self.decision_layer.config
@@ -75,7 +75,7 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
                 setattr(config, name, getattr(args, name))
         config.kl_local_weight_is_measured &= args.kl_local_weight is None
         if args.freeze_backbone:
-            if isinstance(model, BNDLDecisionLayer):
+            if isinstance(model, PosteriorHead):
                 raise ValueError(
                     "freeze_backbone=True, but the model is a decision layer alone, which has no backbone."
                 )
@@ -85,7 +85,7 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """Train, as `Trainer.train`; before the first step the number of images and the features' spread are noted."""
-        if self.args.cache_features and not isinstance(self.model, BNDLDecisionLayer):
+        if self.args.cache_features and not isinstance(self.model, PosteriorHead):
             return self._train_on_cached_features(resume_from_checkpoint, **kwargs)
         config = self.decision_layer.config
         try:
