@@ -111,12 +111,10 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: the weights are damaged, incomplete, or do not fit the configuration or a field passed here;
-                or the checkpoint is no BNDL model's, or was written by a newer version.
+                or the checkpoint is not a BNDL model's, or was written by a newer version.
         """
-        fields = cls.config_class.__dataclass_fields__
-        passed = {name: value for name, value in kwargs.items() if name in fields or name == "num_labels"}
         wants_info = kwargs.pop("output_loading_info", False)
-        with loading_errors_in_words(pretrained_model_name_or_path, passed):
+        with loading_errors_in_words(pretrained_model_name_or_path, kwargs):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
