@@ -125,15 +125,15 @@ class BNDLDecisionLayer(PosteriorHead):
 
     def loading_posterior(self) -> WeibullPosterior:
         """q(Phi) of Eqs. 10-11: means [K, C], concentrations [K, 1] or [K, C]."""
-        mean = F.relu(self.raw_loadings - self.config.loading_threshold)
+        mean = (self.raw_loadings - self.config.loading_threshold).relu_()
         raw = self.loading_concentration
         raw = raw if isinstance(raw, nn.Parameter) else raw(mean)  # [K, C] -> [K, 1]
         return WeibullPosterior(mean, self._concentration(raw))
 
     def _concentration(self, raw: Tensor) -> Tensor:
         """k = softplus(raw) + floor, below the ceiling; a NaN stays a NaN, so that it is seen."""
-        k = F.softplus(raw) + self.config.min_concentration
-        return k.clamp(_LOWEST_CONCENTRATION, self.config.max_concentration)
+        k = F.softplus(raw).add_(self.config.min_concentration)
+        return k.clamp_(_LOWEST_CONCENTRATION, self.config.max_concentration)
 
     def kl_local(self, scores: WeibullPosterior) -> Tensor:
         """KL of the scores to their Gamma prior: sum over factors, mean over the images, nats (Eq. 12)."""
