@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         for B in arguments.batch_sizes:
             images = torch.randn(B, 3, 224, 224)
             pairs = [
-                (seconds(lambda x=images: plain(x)), seconds(lambda x=images: model.predict(x)))
+                (seconds(partial(plain, images)), seconds(partial(model.predict, images)))
                 for _ in range(arguments.repeats + 1)
             ][1:]  # the first pair warms up
             walls = [statistics.median(pair[i][0] for pair in pairs) for i in (0, 1)]

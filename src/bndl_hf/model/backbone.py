@@ -179,7 +179,7 @@ def detach_head(classifier: PreTrainedModel, head_name: str) -> nn.Linear | nn.C
     """Replace the layer `head_name` by a stand-in that hands its input on; return the layer taken out.
 
     Raises:
-        ValueError: when there is no such layer, or it is no Linear or Conv2d; names the Linear layers there are.
+        ValueError: when there is no such layer, or it is not a Linear or Conv2d; names the Linear layers there are.
     """
     parent_name, _, attribute = head_name.rpartition(".")
     modules = dict(classifier.named_modules())

@@ -47,7 +47,7 @@ def negative_elbo(
 
     With objective "sampled" and every weight at 1 this is Eq. 12. Departure: the default weighs the scores' KL down,
     because at full weight the scores collapse to their prior and accuracy to chance; and its "exact" objective puts the
-    logarithm of the mean-field predictive where Eq. 12 has the expected log-likelihood, so it is no bound.
+    logarithm of the mean-field predictive where Eq. 12 has the expected log-likelihood, so it is not a bound.
     """
     if config.kl_global_scaling == "per_factor":
         global_weight = config.kl_global_weight / config.num_factors

@@ -92,7 +92,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: when no single layer makes the logits, warm_start does not fit the labels asked for, or a
-                keyword is known to nobody.
+                keyword is unknown.
             ImportError: when the classifier needs a package that is not installed (timm, natten).
 
         Example:

@@ -66,7 +66,7 @@ def load_classifier(
         backbone_kwargs: more of them, handed on unchecked.
 
     Raises:
-        ValueError: for a keyword known to nobody, a model with a BNDL layer, or one that classifies no images.
+        ValueError: for an unknown keyword, a model with a BNDL layer, or one that classifies no images.
     """
     if isinstance(source, PreTrainedModel):
         if passed := sorted({**loading, **backbone_kwargs}):
