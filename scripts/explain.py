@@ -134,7 +134,7 @@ def read_images(paths: list[str], rows: list[int], test: Dataset, image_column: 
     """Files and rows of the dataset, by the name of their figures.
 
     Raises:
-        ValueError: a file is no image, there is no such row, or two would have figures of one name.
+        ValueError: a file is not an image, there is no such row, or two would have figures of one name.
     """
     if outside := [row for row in rows if not 0 <= row < len(test)]:
         raise ValueError(f"--rows {outside[0]} is not there; the dataset has rows 0 to {len(test) - 1}.")
