@@ -172,7 +172,7 @@ def test_only_so_many_factors_as_asked_for_those_with_most_evidence(tmp_path):
     everything, some = gallery_of(tmp_path / "all"), gallery_of(tmp_path / "some", max_factors=2)
     assert [card.factor for card in some.cards] == [card.factor for card in everything.cards][:2]
     assert some.num_active == 4
-    assert "the 2 with most evidence of 4" in some.page.read_text()
+    assert "the 2 with the most evidence of 4" in some.page.read_text()
     assert some.cards[0].evidence_share == everything.cards[0].evidence_share  # of all, not of those shown
 
 
