@@ -106,10 +106,18 @@ def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 def table(summary: dict[str, Any]) -> str:
     """The means as a Markdown table."""
-    columns = ["accuracy", "nll", "ece", "aurc", "tempered_nll", "tempered_ece", "pavpu"]
+    columns = [
+        "accuracy",
+        "negative_log_likelihood",
+        "expected_calibration_error",
+        "area_under_risk_coverage",
+        "tempered_negative_log_likelihood",
+        "tempered_expected_calibration_error",
+        "pavpu",
+    ]
     known = next(iter(summary.values()))["mean"]
     columns += [c for c in known if c.startswith(("ood_max_probability", "ood_joint"))]
-    columns += ["nonzero_loadings", "factors_per_class", "train_seconds", "predict_seconds"]
+    columns += ["sparsity", "factors_per_class", "train_seconds", "predict_seconds"]
     lines = ["| head | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for head, figures in summary.items():
         lines.append(f"| {head} | " + " | ".join(f"{figures['mean'][c]:.4f}" for c in columns) + " |")

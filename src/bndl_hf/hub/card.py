@@ -19,10 +19,10 @@ from jinja2 import Environment, StrictUndefined
 from scipy.stats import t as student_t
 
 from bndl_hf.hub.card_facts import CardFacts, as_code, as_text, image_link, is_hub_id, public_name
-from bndl_hf.hub.measures import find_measure
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.presets import PRESETS
 from bndl_hf.model.sparse_loadings import SPARSITY_THRESHOLD
+from bndl_hf.uncertainty.measures import find_measure
 
 # Measures a card shows, in this order; any `pavpu_N_draws` follows `pavpu`.
 _SHOWN = (

@@ -95,7 +95,7 @@ class IdentifiabilityCheck:
         >>> check = IdentifiabilityCheck(model.decision_layer.factor_loadings)
         >>> for batch in batches:
         ...     check.update(model(**batch).factor_scores)
-        >>> print(check.report())
+        >>> report = check.report()
     """
 
     def __init__(self, loadings: Tensor, tolerance: float = 1e-3) -> None:

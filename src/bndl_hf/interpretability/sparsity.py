@@ -87,7 +87,7 @@ def sparsity_report(model: nn.Module, scores: Tensor | None = None) -> SparsityR
         ValueError: no decision layer; scores of another width, negative, NaN or empty.
 
     Example:
-        >>> print(sparsity_report(model, scores))
+        >>> report = sparsity_report(model, scores)  # prints as a table
     """
     is_there = decision_layer_of(model).factor_loadings.abs() > SPARSITY_THRESHOLD  # [K, C]
     is_unused = ~is_there.any(dim=1)

@@ -93,7 +93,8 @@ class BNDLPreTrainedModel(PreTrainedModel):
             ImportError: when the classifier needs a package that is not installed (timm, natten).
 
         Example:
-            >>> BNDLForImageClassification.from_backbone_pretrained("google/vit-base-patch16-224", num_labels=10)
+            >>> name = "google/vit-base-patch16-224"
+            >>> model = BNDLForImageClassification.from_backbone_pretrained(name, num_labels=10)
         """
         fields, loading = split_keywords(cls.config_class, kwargs)
         classifier = load_classifier(backbone_name_or_path, cls.config_class, loading, backbone_kwargs or {})

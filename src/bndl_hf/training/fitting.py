@@ -48,7 +48,7 @@ def fit_decision_layer(
 
     Example:
         >>> config = BNDLConfig(feature_dim=64, num_labels=10)
-        >>> layer = fit_decision_layer(torch.rand(512, 64), torch.arange(512) % 10, config)
+        >>> layer = fit_decision_layer(torch.rand(512, 64), torch.arange(512) % 10, config, disable_tqdm=True)
         >>> layer.predict(torch.rand(3, 64)).probs.shape
         torch.Size([3, 10])
     """

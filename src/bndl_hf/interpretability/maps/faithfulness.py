@@ -75,7 +75,7 @@ def faithfulness_curves(
         >>> watched = factor_score(model, factors)  # [B] factors, one for each image
         >>> curves = faithfulness_curves(watched, pixel_values, maps)
         >>> control = faithfulness_curves(watched, pixel_values, torch.zeros_like(maps))
-        >>> control.deletion_area - curves.deletion_area  # above zero: the map is better than chance
+        >>> gain = control.deletion_area - curves.deletion_area  # above zero: the map is better than chance
     """
     B, H, W = _check_maps(pixel_values, maps)
     if not 1 <= steps <= H * W:

@@ -89,7 +89,9 @@ def lime_factor(
 
     Example:
         >>> explanation = lime_factor(model, pixel_values[0])
-        >>> explanation.map.shape, explanation.top_segments().float().mean()  # share of the image shown
+        >>> explanation.map.shape
+        torch.Size([64, 64])
+        >>> shown = explanation.top_segments().float().mean()  # share of the image
     """
     images = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
     check_sees_images(model, images)
