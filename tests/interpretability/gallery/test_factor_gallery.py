@@ -54,6 +54,8 @@ class Rows:
         image = Image.fromarray(np.stack([red, red * 0, red * 0], axis=-1))
         if self.mode == "L":
             image = Image.fromarray(red)
+        if self.mode == "I;16":
+            image = Image.fromarray(red.astype(np.uint16) * 257)
         self.alive += 1
         self.most_alive = max(self.most_alive, self.alive)
         weakref.finalize(image, self._one_less)
@@ -159,6 +161,12 @@ def test_grey_images_are_looked_at_as_colour_ones(tmp_path):
     grey = gallery_of(tmp_path, Rows(mode="L"))
     assert by_factor(grey)[0].images == [1, 0, 3]
     assert by_factor(grey)[0].pictures.shape == (3, SIZE, SIZE, 3)
+
+
+def test_sixteen_bits_of_grey_are_looked_at_as_the_same_eight(tmp_path):
+    eight, sixteen = (by_factor(gallery_of(tmp_path, Rows(mode=mode))) for mode in ("L", "I;16"))
+    assert {factor: card.images for factor, card in sixteen.items()} == {k: card.images for k, card in eight.items()}
+    np.testing.assert_array_equal(sixteen[0].pictures, eight[0].pictures)
 
 
 def test_large_pictures_and_their_maps_are_made_smaller_alike(tmp_path):

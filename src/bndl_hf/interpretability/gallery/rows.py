@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bndl_hf.interpretability.checks import check_labels
+from bndl_hf.model.input_images import read_image
 
 
 class GalleryRows:
@@ -75,7 +76,7 @@ class GalleryRows:
         images = [row[self.image_column] for row in rows]
         if bad := [image for image in images if not isinstance(image, Image.Image)]:
             raise ValueError(f"Column {self.image_column!r} holds a {type(bad[0]).__name__} among its images.")
-        images = [image.convert("RGB") for image in images]
+        images = [read_image(image) for image in images]
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
