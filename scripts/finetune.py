@@ -31,7 +31,7 @@ from bndl_hf.data.classes import known_classes
 from bndl_hf.data.image_dataset import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
 from bndl_hf.hub import create_model_card
 from bndl_hf.training.arguments import HEAD_DEFAULTS
-from bndl_hf.training.checkpoints import last_checkpoint
+from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, write_json
 

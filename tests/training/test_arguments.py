@@ -28,8 +28,9 @@ NAN = float("nan")
             "cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.",
         ),
         (
-            {"label_smoothing_factor": 0.1},
-            "label_smoothing_factor=0.1: the negative ELBO has no smoothed labels; leave it at 0.",
+            {"label_smoothing_factor": 1.0},
+            "label_smoothing_factor=1.0 is the share of a label that is spread over all classes; it must lie in "
+            "[0, 1).",
         ),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bndl_hf import BNDLForImageClassification
-from bndl_hf.training.checkpoints import checkpoint_problem, last_checkpoint
+from bndl_hf.training.checkpoint_folders import checkpoint_problem, last_checkpoint
 
 from . import runs
 from .conftest import Job, JobServer
@@ -123,7 +123,7 @@ def test_the_best_weights_come_back_exactly(tmp_path: Path) -> None:
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """transformers' loggers do not propagate, so pytest's handler goes to ours directly."""
-    logger = logging.getLogger("bndl_hf.training.checkpoints")
+    logger = logging.getLogger("bndl_hf.training.checkpoint_folders")
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
@@ -144,13 +144,13 @@ def _half_the_weights(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_without_state, _half_a_state, _half_the_weights])
-def test_a_half_written_checkpoint_is_passed_over_aloud(
+def test_a_half_written_checkpoint_is_skipped_with_a_warning(
     damage: Any, straight_vit: Any, half_way: Path, warnings: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(straight_vit[1] / "checkpoint-6", half_way / "checkpoint-6")
     damage(half_way / "checkpoint-6")
     assert last_checkpoint(half_way) == str(half_way / "checkpoint-3")
-    assert "Passing over" in warnings.text
+    assert "Skipping" in warnings.text
     assert "checkpoint-6" in warnings.text
     reason = "model.safetensors is damaged" if damage is _half_the_weights else "trainer_state.json, written last, is"
     assert reason in warnings.text
@@ -160,7 +160,7 @@ def test_resuming_skips_a_half_written_checkpoint(straight_vit: Any, half_way: P
     shutil.copytree(straight_vit[1] / "checkpoint-6", half_way / "checkpoint-6")
     _half_the_weights(half_way / "checkpoint-6")
     job = jobs.run("train", output_dir=half_way, result=half_way / "result.pt", resume=True, **CONFIG, **SIX_STEPS)
-    assert f"Passing over {half_way / 'checkpoint-6'}: model.safetensors is damaged" in job.log
+    assert f"Skipping {half_way / 'checkpoint-6'}: model.safetensors is damaged" in job.log
     assert_bit_equal(straight_vit[2], torch.load(half_way / "result.pt"))
     assert checkpoint_problem(half_way / "checkpoint-6") is None
 
@@ -233,7 +233,7 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
     assert stop(job, result.with_name("result.pt.waiting"), signal.SIGKILL) == -9
     assert (half_way / "checkpoint-6" / "model.safetensors").exists()
     job = jobs.run("train", output_dir=half_way, result=result, resume=True, **CONFIG, **SIX_STEPS)
-    assert f"Passing over {half_way / 'checkpoint-6'}" in job.log
+    assert f"Skipping {half_way / 'checkpoint-6'}" in job.log
     assert_bit_equal(straight_vit[2], torch.load(result))
 
 
