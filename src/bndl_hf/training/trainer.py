@@ -73,8 +73,9 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         ValueError: for a model that is not a BNDL model, or an argument that does not fit it.
     """
 
-    model: BNDLForImageClassification | BNDLDecisionLayer
+    model: Any  # a BNDLForImageClassification, a BNDLDecisionLayer, or a PeftModel around the first
     args: BNDLTrainingArguments
+    compute_metrics: Any
     # The loss is a mean over the batch, so the Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
 
@@ -142,7 +143,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
                 "BNDLForImageClassification.from_backbone_pretrained(model)."
             )
         if isinstance(model, BNDLDecisionLayer):
-            model.main_input_name = "features"  # what `include_for_metrics` means by inputs
+            vars(model)["main_input_name"] = "features"  # what `include_for_metrics` means by inputs
         else:
             # peft trains a copy of the layer, which came with a copy of its configuration.
             self.decision_layer.config = model.config
@@ -240,7 +241,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             loss = negative_elbo(loss, output.kl_local, output.kl_global, self.decision_layer.config, scale)
         return (loss, output) if return_outputs else loss
 
-    def _likelihood(self, output: BNDLImageClassifierOutput, labels: Tensor, training: bool) -> Tensor:
+    def _likelihood(self, output: Any, labels: Tensor, training: bool) -> Tensor:
         """Mean over the batch of the term that says how well the labels are predicted."""
         if self.compute_loss_func is not None:
             return self.compute_loss_func(output, labels, num_items_in_batch=len(labels))
@@ -338,9 +339,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         """As `Trainer.evaluation_loop`, with measures of trust beside your own metrics; yours win where names meet."""
         # Draws of its own: an evaluation repeats, and training goes on as if there had been none.
         generator = torch.Generator(self.args.device).manual_seed(self.args.seed + self.args.process_index)
-        judge = EvaluationJudge(
-            self.decision_layer, self.args, lambda tensors: self.gather_function(tensors), generator
-        )
+        judge = EvaluationJudge(self.decision_layer, self.args, lambda kept: self.gather_function(kept), generator)
         self._judge = None if self.args.prediction_loss_only else judge
         metrics_of_user = self.compute_metrics
         if metrics_of_user is not None:

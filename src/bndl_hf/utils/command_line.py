@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -22,3 +24,19 @@ def run(main: Callable[[], Any]) -> None:
         # A DataLoader worker puts its traceback before the sentence.
         sentence = lines[-1] if any(line.startswith("Original Traceback") for line in lines) else " ".join(lines)
         raise SystemExit(f"{type(error).__name__}: {sentence.removeprefix('ValueError: ')}") from error
+
+
+def recorded_command(script: str, argv: Sequence[str]) -> str:
+    """The command line as it may be published: values of --hub_token and the like are left out.
+
+    Example:
+        >>> recorded_command("scripts/finetune.py", ["--hub_token", "hf_abc", "--seed", "1"])
+        'scripts/finetune.py --hub_token ... --seed 1'
+    """
+    words, hides_next = [script], False
+    for word in argv:
+        flag, equals, _ = word.partition("=")
+        is_secret = re.match(r"--.*(token|password|secret|api_key)", flag) is not None
+        words.append("..." if hides_next else f"{flag}=..." if is_secret and equals else word)
+        hides_next = is_secret and not equals
+    return " ".join(map(shlex.quote, words))

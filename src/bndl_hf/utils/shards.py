@@ -163,5 +163,5 @@ def _checksum(tensors: Tensors) -> str:
     crc = 0
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)
-        crc = zlib.crc32(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()), crc)
+        crc = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
