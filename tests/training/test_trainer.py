@@ -151,7 +151,7 @@ def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path
 def test_the_first_look_at_the_features_leaves_no_trace(tmp_path: Path) -> None:
     trainer = runs.make_trainer(tmp_path, model=runs.classifier("resnet"))
     before, state = runs.weights(trainer.model), torch.get_rng_state()
-    trainer.prepare_decision_layer(resumes=False)
+    preparation.prepare_decision_layer(trainer, resumes=False)
     after = runs.weights(trainer.model)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decision_layer.feature_scale"}

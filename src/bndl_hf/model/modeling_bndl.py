@@ -295,7 +295,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             ValueError: for values out of range.
 
         Example:
-            >>> model.set_temperature(fit_temperature(model, data=held_out))
+            >>> model.set_temperature(fit_temperature(prediction, labels))
         """
         store_temperature(self._configurations(), temperature, variance_scale)
 
