@@ -8,8 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ResNetConfig, ViTConfig
 
-from bndl_hf.hub.labels import KNOWN_LABELS, read_labels
-from bndl_hf.released.conversion import convert_released_checkpoint, load_decision_layer
+from bndl_hf.released import KNOWN_LABELS, convert_released_checkpoint, load_decision_layer, read_labels
 
 from .released_reference import CLASSES, Head, ResNet, vit_features, vit_state
 
@@ -269,7 +268,7 @@ def test_a_damaged_file_is_a_sentence(tmp_path, name):
 
 
 def test_files_without_a_state_dict_say_what_they_hold(tmp_path):
-    refusal({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path, "no tensors.*epoch, optimizer")
+    refusal({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path, "not tensors.*epoch, optimizer")
     refusal([torch.ones(2)], tmp_path, "holds a list")
 
 
