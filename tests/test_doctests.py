@@ -75,7 +75,7 @@ def folder(tmp_path_factory):
 def made():
     """What an example may use without making it: eight images of 64 pixels, and what a model says of them."""
     torch.manual_seed(0)
-    model = tiny_model("resnet", num_factors=12)
+    model = tiny_model("resnet", num_factors=6)
     pixel_values = functional.interpolate(torch.rand(8, 3, 8, 8), 64)  # 64 plain squares each
     labels = torch.arange(8) % NUM_LABELS
     with torch.no_grad():
