@@ -139,7 +139,7 @@ def test_p_value_at_the_threshold_is_uncertain():
     assert pavpu_from_p_value(torch.tensor([0.05], dtype=torch.float64), torch.tensor([True])).accurate_uncertain == 1
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden vectors lie beside the repository, in ../shared/golden")
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden vectors are not part of the repository")
 def test_released_head_is_reproduced():
     from safetensors.torch import load_file
 
