@@ -55,7 +55,7 @@ def test_no_file_names_a_file_that_a_clone_lacks():
 
 
 def test_no_command_or_text_needs_what_lies_beside_the_repository():
-    # Recorded commands of docs/results stay as they were run; the fixture `shared` skips the tests that need the folder.
+    # Recorded commands of docs/results stay as they were run; the fixture `shared` skips what needs the folder.
     texts = [file for file in TEXTS if file.suffix != ".json" and named(file) != "tests/conftest.py"]
     assert [named(file) for file in texts if BESIDE in file.read_text(encoding="utf-8")] == []
 
