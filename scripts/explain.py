@@ -38,7 +38,8 @@ from bndl_hf.interpretability import (
     lime_factor,
     sparsity_report,
 )
-from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
+from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
 
@@ -230,9 +231,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     ]
     gallery = make_gallery(arguments, model, processor, data, test)
     results = {
-        "evaluated_on": data.sources["test"],
+        "evaluated_on": public_text(data.sources["test"]),
         **in_numbers(gallery, model),
-        "command": "scripts/explain.py " + " ".join(argv),
+        "command": recorded_command("scripts/explain.py", argv),
         "environment": {**describe_environment(), "device": device.type},
     }
     write_json(Path(arguments.output_dir) / "explanations.json", results)

@@ -41,7 +41,7 @@ from bndl_hf.uncertainty import (
     pavpu,
     pavpu_from_p_value,
 )
-from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.results import describe_environment, write_json
 
 # ---- PAvPU against S, test and values ----
@@ -249,7 +249,7 @@ def peak_mib() -> float:
 
 def command(arguments: argparse.Namespace) -> str:
     """How this was run, for the result file."""
-    return "python scripts/benchmarks/uncertainty.py " + " ".join(arguments.argv)
+    return f"python {recorded_command('scripts/benchmarks/uncertainty.py', arguments.argv)}"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

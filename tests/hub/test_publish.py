@@ -16,7 +16,7 @@ from model.tiny import IMAGE_SIZE, tiny_model
 from test_hub_set import FILES
 
 REPO = "alice/vit-bndl"
-RESULTS = {"accuracy": 0.875, "nll": 0.5}
+RESULTS = {"accuracy": 0.875, "negative_log_likelihood": 0.5}
 HUB_SET = {file.name for file in FILES} - {"__init__.py"}
 PIXEL_VALUES = torch.linspace(-1, 1, 2 * 3 * 30 * 30).view(2, 3, 30, 30)
 

@@ -133,13 +133,13 @@ def test_the_smallest_number_of_images_is_enough_and_one_less_is_not():
         ({"penalty": -1.0}, "penalty=-1.0 and free_ranks=5 must be zero or above"),
         ({"labels": LABELS[:-1]}, r"labels has shape \[199\]"),
         ({"labels": LABELS + 1}, "labels holds 6"),
-        ({"probs_or_prediction": PROBS * 2}, "probs sums to 2"),
-        ({"probs_or_prediction": PROBS.where(PROBS < 0.5, math.nan)}, "probs holds .* NaN"),
+        ({"prediction": PROBS * 2}, "probs sums to 2"),
+        ({"prediction": PROBS.where(PROBS < 0.5, math.nan)}, "probs holds .* NaN"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_in_words(change, says):
     with pytest.raises(ValueError, match=says):
-        fit_conformal(**{"probs_or_prediction": PROBS, "labels": LABELS, **change})
+        fit_conformal(**{"prediction": PROBS, "labels": LABELS, **change})
 
 
 # ---- keeping it ----

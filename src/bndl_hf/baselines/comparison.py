@@ -147,7 +147,7 @@ def judge_head(
 
     Returns:
         The figures of `summarize`; `pavpu_20_draws`; `tempered`, accuracy aside, with the temperature fitted on the
-        choosing rows; `ood`, AUROC by score and set; `nonzero_loadings` (a fraction) and `factors_per_class`;
+        choosing rows; `ood`, AUROC by score and set; `sparsity` (a fraction) and `factors_per_class`;
         `predict_seconds`, median of five.
     """
     features, labels = task.choosing if choose else task.reporting
@@ -169,13 +169,19 @@ def judge_head(
         for score, values in ood_scores(predict(out)).items():
             figures["ood"][score][name] = ood_auroc(inside[score], values)
     num_nonzero = layer.sparsity() * layer.raw_loadings.numel()
-    figures |= {"nonzero_loadings": layer.sparsity(), "factors_per_class": num_nonzero / task.num_labels}
+    figures |= {"sparsity": layer.sparsity(), "factors_per_class": num_nonzero / task.num_labels}
     figures["predict_seconds"] = statistics.median(seconds)
     fitted = fit_temperature(predict(task.choosing[0]), task.choosing[1])
     layer.set_temperature(fitted)
     tempered = summarize(predict(features).probs, labels, prediction.p_value)
     layer.set_temperature(1.0)
-    figures["tempered"] = {"temperature": fitted.temperature, **{k: tempered[k] for k in ("nll", "ece", "aurc")}}
+    figures["tempered"] = {
+        "temperature": fitted.temperature,
+        **{
+            k: tempered[k]
+            for k in ("negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage")
+        },
+    }
     return figures
 
 

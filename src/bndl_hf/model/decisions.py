@@ -54,7 +54,7 @@ class Decisions:
             ValueError: for values out of range.
 
         Example:
-            >>> model.set_temperature(fit_temperature(model, data=held_out))
+            >>> model.set_temperature(fit_temperature(prediction, labels))
         """
         if variance_scale is None:
             variance_scale = getattr(temperature, "variance_scale", 1.0)
