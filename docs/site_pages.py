@@ -49,9 +49,8 @@ def on_post_build(config: MkDocsConfig) -> None:
     """Check that every public class and function of a room stands on the room's page."""
     for room in sorted((REPOSITORY / "src" / "bndl_hf").glob("*/__init__.py")):
         page = Path(config.site_dir, "api", room.parent.name, "index.html")
-        entries = (
-            set(re.findall(r'id="bndl_hf[\w.]*\.(\w+)"', page.read_text(encoding="utf-8"))) if page.exists() else set()
-        )
+        html = page.read_text(encoding="utf-8") if page.exists() else ""
+        entries = set(re.findall(r'id="bndl_hf[\w.]*\.(\w+)"', html))
         missing = [name for name in _public_names(room) if name not in entries]
         if missing:
             raise PluginError(f"docs/api/{room.parent.name}.md does not show {', '.join(missing)}")

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparsity_variants import SPARSITY_HEADS  # type: ignore[import-not-found] # beside this script
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines import FeatureTask, current_defaults, train_and_judge
+from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_and_judge
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, read_finished, write_json
 
+HEADS.update(SPARSITY_HEADS)  # `train_and_judge` finds heads by their names
 COLUMNS = ("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage", "sparsity")
 
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from bndl_hf.baselines import HEADS, FeatureTask, train_head
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.uncertainty import (
     fit_abstention,
@@ -67,7 +67,7 @@ def judge_decisions(head: str, seed: int, task: FeatureTask, arguments: Argument
     layer = train_head(head, task, seed, disable_tqdm=True, **training)
     (held_out_features, held_out_labels), (features, truth) = task.choosing, task.reporting
 
-    def figures(layer: BNDLDecisionLayer) -> dict[str, float]:
+    def figures(layer: PosteriorHead) -> dict[str, float]:
         prediction = layer.predict(features)
         found = summarize(prediction.probs, truth, prediction.p_value)
         return {name: found[name] for name in FIGURES}

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.evidence import Evidence, explain_logit
+from bndl_hf.model.logit_posterior import LogitPosterior
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.weibull import WeibullPosterior
 
 
@@ -20,7 +21,7 @@ def check_sees_images(model: Any, pixel_values: Tensor) -> None:
         TypeError: for a decision layer alone, or an image that is not a tensor.
         ValueError: for patches cut out beforehand (SigLIP 2).
     """
-    if isinstance(model, BNDLDecisionLayer):
+    if isinstance(model, PosteriorHead):
         raise TypeError(
             f"A {type(model).__name__} reads features, which have no place in an image; pass the "
             "BNDLForImageClassification it belongs to, or ask the layer itself for explain(features)."
@@ -39,7 +40,7 @@ def check_sees_images(model: Any, pixel_values: Tensor) -> None:
         )
 
 
-def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer: BNDLDecisionLayer) -> Tensor:
+def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer: PosteriorHead) -> Tensor:
     """`factors` as [B, k]: one, k for all images, or k for each.
 
     Raises:
@@ -64,8 +65,8 @@ def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer
 
 
 def largest_parts(
-    scores: WeibullPosterior, layer: BNDLDecisionLayer, target: Tensor | int | None, top_k: int | None
+    scores: WeibullPosterior, layer: PosteriorHead, target: Tensor | int | None, top_k: int | None
 ) -> Evidence:
     """The `top_k` largest parts of each image's logit of `target` (None: its top class); checks both."""
     with torch.autocast(device_type=layer.raw_loadings.device.type, enabled=False):
-        return explain_logit(scores, layer.loading_posterior(), layer.bias, target, top_k)
+        return explain_logit(LogitPosterior(scores, layer.loading_posterior(), layer.bias), target, top_k)

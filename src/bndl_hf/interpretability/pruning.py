@@ -49,7 +49,7 @@ def prune(model: ModuleT) -> ModuleT:
         >>> smaller.config.num_factors <= model.config.num_factors
         True
     """
-    if not hasattr(decision_layer_of(model), "projection"):
+    if not isinstance(decision_layer_of(model), BNDLDecisionLayer):
         raise ValueError(f"A {type(decision_layer_of(model)).__name__} makes no factors, so there is none to drop.")
     if not isinstance(model, BNDLDecisionLayer) and "decision_layer" not in dict(model.named_children()):
         raise ValueError(
@@ -58,6 +58,7 @@ def prune(model: ModuleT) -> ModuleT:
         )
     smaller = copy.deepcopy(model)
     layer = decision_layer_of(smaller)
+    assert isinstance(layer, BNDLDecisionLayer)  # as the one above
     layer.zero_loadings(layer.factor_loadings == 0)
     kept = (layer.factor_loadings > 0).any(dim=1).nonzero().squeeze(1)  # [K']
     pruned = _with_factors(layer, kept if len(kept) else kept.new_zeros(1))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bndl_hf.interpretability.checks import check_labels, check_matrix, check_non_negative, decision_layer_of
-from bndl_hf.model.sparse_loadings import SPARSITY_THRESHOLD
+from bndl_hf.model.posterior_head import SPARSITY_THRESHOLD
 
 # Rows judged at a time: bounds the memory of a sweep.
 _BATCH_SIZE = 4096

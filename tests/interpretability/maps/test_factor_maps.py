@@ -61,8 +61,8 @@ def test_parts_of_averaged_features_add_up_to_scores_and_logits(model_type):
     torch.testing.assert_close(factors.evidence.sum(dim=(-2, -1)) + factors.unplaced, scores, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(factors.maps.sum(dim=(-2, -1)), factors.evidence.sum(dim=(-2, -1)), rtol=1e-5, atol=1e-6)
     total = classes.evidence.sum(dim=(-2, -1)) + classes.unplaced + model.decision_layer.bias[2]
-    torch.testing.assert_close(total, output.logits[:, 2], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(classes.total, output.logits[:, 2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(total, output.logits_mean[:, 2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(classes.total, output.logits_mean[:, 2], rtol=1e-5, atol=1e-6)
     assert factors.maps.shape == (2, 5, *pixel_values.shape[-2:])
     assert classes.maps.shape == (2, *pixel_values.shape[-2:])
 

@@ -56,6 +56,7 @@ def _exact(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, co
     active = coefficients * (scores > 0)[:, None]
     weights = active
     if layer.selection is not None:  # the factors are some of z
+        assert layer.config.num_projected is not None
         weights = active.new_zeros(*active.shape[:-1], layer.config.num_projected)
         weights[..., layer.selection.long()] = active
     if isinstance(layer.projection, nn.Linear):
