@@ -176,6 +176,13 @@ def test_sizes_are_read_off_the_weights_or_taken_from_a_configuration(tmp_path):
     inferred.save_pretrained(tmp_path / "config")
     given = convert_released_checkpoint(path, tmp_path / "given", backbone_config=tmp_path / "config" / "config.json")
     assert given.config.backbone_config.num_attention_heads == HEADS
+    inferred.image_size = (8, 8)
+    inferred.save_pretrained(tmp_path / "two")
+    given = convert_released_checkpoint(path, tmp_path / "of_two", backbone_config=tmp_path / "two")
+    assert given.config.backbone_config.image_size == 8
+    inferred.image_size = (8, 12)
+    inferred.save_pretrained(tmp_path / "oblong")
+    refusal(state, tmp_path, "weights are of a ViT for square images", backbone_config=tmp_path / "oblong")
 
 
 def test_image_processors_are_vits_and_torchvisions_evaluation(tmp_path):

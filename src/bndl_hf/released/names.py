@@ -53,13 +53,14 @@ def describe_backbone(
     """
     if any(name.startswith("vit.") for name in tensors):
         vit = vit_config(tensors, num_attention_heads) if config is None else _checked(config, "vit", ViTConfig)
+        vit.image_size, vit.patch_size = _side(vit.image_size, "image_size"), _side(vit.patch_size, "patch_size")
         return Backbone(vit, "classifier", vit.hidden_size, vit_places(vit))
     if any(re.match(r"layer\d+\.", name) for name in tensors):
         if num_attention_heads is not None:
             raise ValueError(f"num_attention_heads={num_attention_heads}, but this is a ResNet; leave it out.")
         _check_stem(tensors)
         resnet = resnet_config(tensors) if config is None else _checked(config, "resnet", ResNetConfig)
-        return Backbone(resnet, "classifier.1", resnet.hidden_sizes[-1], resnet_places(resnet))
+        return Backbone(resnet, "classifier.1", list(resnet.hidden_sizes or ())[-1], resnet_places(resnet))
     raise ValueError(
         f"The {len(tensors)} weights beside the head are neither a ViT's (vit.embeddings...) nor a ResNet's "
         f"(layer1.0.conv1...): {', '.join(sorted(tensors)[:3])}. Use head_only to convert the decision layer alone."
@@ -125,8 +126,9 @@ def vit_config(tensors: Mapping[str, Tensor], num_attention_heads: int | None = 
 
 def vit_places(config: ViTConfig) -> dict[str, Place]:
     """The place of every weight of the ViT; transformers writes them under the names the authors' have."""
-    D, hidden, patch = config.hidden_size, config.intermediate_size, config.patch_size
-    positions = (config.image_size // patch) ** 2 + 1
+    D, hidden = config.hidden_size, config.intermediate_size
+    patch, side = _side(config.patch_size, "patch_size"), _side(config.image_size, "image_size")
+    positions = (side // patch) ** 2 + 1
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.cls_token": (1, 1, D),
         "embeddings.position_embeddings": (1, positions, D),
@@ -150,6 +152,14 @@ def vit_places(config: ViTConfig) -> dict[str, Place]:
         for name in ("layernorm_before", "layernorm_after"):
             shapes |= {f"{layer}.{name}.weight": (D,), f"{layer}.{name}.bias": (D,)}
     return {f"vit.{name}": Place(f"backbone.vit.{name}", shape) for name, shape in shapes.items()}
+
+
+def _side(size: Any, name: str) -> int:
+    """Pixels of a square's side, which a configuration may write as one number or two."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"backbone_config has {name}={size}; these weights are of a ViT for square images.")
+    return int(sides.pop())
 
 
 # ---- ResNet ----
@@ -201,7 +211,7 @@ def resnet_places(config: ResNetConfig) -> dict[str, Place]:
 
     convolution(("conv1", "bn1"), "embedder.embedder", config.embedding_size, config.num_channels, 7)
     inputs = config.embedding_size
-    for stage, (outputs, depth) in enumerate(zip(config.hidden_sizes, config.depths, strict=True)):
+    for stage, (outputs, depth) in enumerate(zip(config.hidden_sizes or (), config.depths or (), strict=True)):
         for block in range(depth):
             theirs, ours = f"layer{stage + 1}.{block}", f"encoder.stages.{stage}.layers.{block}"
             width = outputs // 4
