@@ -143,6 +143,8 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
                 "BNDLForImageClassification.from_backbone_pretrained(model)."
             )
         if isinstance(model, BNDLDecisionLayer):
+            if self.args.activation_checkpointing:
+                raise ValueError("gradient_checkpointing=True, but a decision layer alone has no layers to recompute.")
             vars(model)["main_input_name"] = "features"  # what `include_for_metrics` means by inputs
         else:
             # peft trains a copy of the layer, which came with a copy of its configuration.
