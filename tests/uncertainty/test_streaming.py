@@ -1,13 +1,14 @@
 """Batch by batch, or over several processes, the numbers are those of the functions."""
 
 import pickle
+from array import array
 
 import pytest
 import torch
 
 from bndl_hf import uncertainty
 from bndl_hf.uncertainty import StreamingMetrics, StreamingScores
-from bndl_hf.uncertainty.growing import GrowingVector
+from bndl_hf.uncertainty.scores import append, joined
 
 from .reference import random_probs
 
@@ -93,14 +94,13 @@ def test_images_keep_nine_bytes_and_nothing_is_kept_for_a_batch():
     assert len(pickle.dumps(many)) - len(pickle.dumps(few)) == pytest.approx(9 * 8000, abs=100)
 
 
-def test_a_vector_grows_by_doubling_and_keeps_its_order():
-    vector, parts = GrowingVector(), torch.arange(300_000.0).split([1, 70_000, 0, 229_999])
+def test_numbers_read_early_stay_as_they_were_when_more_arrive():
+    kept, parts = array("d"), torch.arange(30_000.0, dtype=torch.float64).split([1, 7_000, 0, 22_999])
     for part in parts:
-        early = vector.values
-        vector.append(part)
-    assert torch.equal(vector.values, torch.arange(300_000.0, dtype=torch.float64))
-    assert torch.equal(early, torch.arange(70_001.0, dtype=torch.float64))
-    assert len(vector) <= len(vector._buffer) <= 2 * len(vector)
+        early = joined(kept)
+        append(kept, part)
+    assert torch.equal(joined(kept), torch.arange(30_000.0, dtype=torch.float64))
+    assert torch.equal(early, torch.arange(7_001.0, dtype=torch.float64))
 
 
 def test_failed_update_leaves_no_trace():
@@ -184,20 +184,20 @@ def test_counts_of_another_batch_are_named():
 
 
 def test_scores_of_an_unlabelled_set_stream():
-    inside, outside = StreamingScores(), StreamingScores()
+    images, ood = StreamingScores(), StreamingScores()
     generator = torch.Generator().manual_seed(14)
     low, high = torch.rand(30, generator=generator), torch.rand(20, generator=generator) + 0.3
     for part in low.split(7):
-        inside.update({"score": part})
+        images.update({"score": part})
     share = StreamingScores()
     share.update({"score": high[8:]})
-    outside.update({"score": high[:8]})
-    outside.merge(pickle.loads(pickle.dumps(share)))
-    assert (inside.num_images, outside.num_images) == (30, 20)
-    streamed = uncertainty.ood_auroc(inside.scores["score"], outside.scores["score"])
+    ood.update({"score": high[:8]})
+    ood.merge(pickle.loads(pickle.dumps(share)))
+    assert (images.num_images, ood.num_images) == (30, 20)
+    streamed = uncertainty.ood_auroc(images.scores["score"], ood.scores["score"])
     assert streamed == uncertainty.ood_auroc(low, high)
     with pytest.raises(ValueError, match=r"scores has other; earlier batches had score"):
-        inside.update({"other": torch.ones(3)})
+        images.update({"other": torch.ones(3)})
     with pytest.raises(ValueError, match=r"b has 2 values for 3 images"):
         StreamingScores().update({"a": torch.ones(3), "b": torch.ones(2)})
 

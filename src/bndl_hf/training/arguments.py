@@ -11,8 +11,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-# Endings of the names of measures of which less is better; transformers knows "loss" alone.
-_ERRORS = ("loss", "nll", "likelihood", "brier", "brier_score", "ece", "calibration_error", "aurc", "risk_coverage")
+from bndl_hf.uncertainty.measures import MEASURES
+
+# Measures of which less is better; transformers knows "loss" alone.
+_ERRORS = ("loss", "nll", *(name for name, measure in MEASURES.items() if measure.better == "smaller"))
 
 
 @dataclass

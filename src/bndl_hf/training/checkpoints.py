@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.adapters import has_adapters, trained_decision_layer
 from bndl_hf.training.checkpoint_folders import (
     checkpoint_kind,
@@ -116,7 +116,7 @@ class SafeCheckpoints(Trainer):
     def _kind_of_training(self) -> str | None:
         if has_adapters(self.model):
             return "adapters"
-        if isinstance(self.model, BNDLDecisionLayer) or getattr(self.args, "cache_features", False):
+        if isinstance(self.model, PosteriorHead) or getattr(self.args, "cache_features", False):
             return "decision layer"
         return "model" if isinstance(self.model, PreTrainedModel) else None
 

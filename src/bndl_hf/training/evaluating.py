@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.eval_prediction import BNDLEvalPrediction
 from bndl_hf.uncertainty import negative_log_likelihood, pavpu_from_p_value, summarize
@@ -31,7 +31,7 @@ class EvaluationJudge:
 
     def __init__(
         self,
-        layer: BNDLDecisionLayer,
+        layer: PosteriorHead,
         arguments: BNDLTrainingArguments,
         gather: Callable[[Any], Any],
         generator: torch.Generator,

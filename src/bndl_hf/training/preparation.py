@@ -15,7 +15,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.presets import KL_LOCAL_BUDGET
 from bndl_hf.training.adapters import hold_statistics, trained_decision_layer
 from bndl_hf.training.class_balance import (
@@ -107,7 +107,7 @@ def prepare_decision_layer(trainer: Trainer, resumes: bool) -> bool:
     return sets_scale
 
 
-def _forget_decisions(layer: BNDLDecisionLayer) -> None:
+def _forget_decisions(layer: PosteriorHead) -> None:
     """Set back what was fitted on the probabilities of the weights before this training."""
     config = layer.config
     recalibrated = (config.temperature, config.variance_scale) != (1.0, 1.0)
@@ -123,7 +123,7 @@ def _forget_decisions(layer: BNDLDecisionLayer) -> None:
 
 def _features_stay(model: Any) -> bool:
     """Whether the features of an image are the same from the first step to the last."""
-    return isinstance(model, BNDLDecisionLayer) or not any(p.requires_grad for p in model.backbone.parameters())
+    return isinstance(model, PosteriorHead) or not any(p.requires_grad for p in model.backbone.parameters())
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.adapters import trained_decision_layer
 
 logger = logging.get_logger(__name__)
@@ -57,7 +57,7 @@ class LoadingPruner(TrainerCallback):
         if layer.raw_loadings.requires_grad and not getattr(optimizer, "step_was_skipped", False):
             self.after_step(layer, state.global_step, state.max_steps)
 
-    def after_step(self, layer: BNDLDecisionLayer, step: int, max_steps: int) -> None:
+    def after_step(self, layer: PosteriorHead, step: int, max_steps: int) -> None:
         """Prune where it is due after `step`, counted from 0, of `max_steps`; the raw loadings change in place."""
         target = layer.config.loading_density
         first, last = int(self._start * max_steps), max(int(self._end * max_steps) - 1, 0)
@@ -71,7 +71,7 @@ class LoadingPruner(TrainerCallback):
         layer.prune_smallest(target + (1 - target) * left**3)
 
 
-def warn_if_not_pruned(layer: BNDLDecisionLayer, weights_of_step: int, end: float, max_steps: int) -> None:
+def warn_if_not_pruned(layer: PosteriorHead, weights_of_step: int, end: float, max_steps: int) -> None:
     """Warn where training ended with more loadings than the configuration says.
 
     Args:

@@ -1,6 +1,6 @@
 """`BNDLTrainer`: transformers' Trainer, with the negative ELBO as its loss and every term of it in the log (Sec. 3.4).
 
-It trains a whole `BNDLForImageClassification`, or a `BNDLDecisionLayer` alone on features; with a frozen backbone and
+It trains a whole `BNDLForImageClassification`, or a decision layer alone on features; with a frozen backbone and
 `cache_features=True` the whole model on features that were computed once. Evaluations report accuracy beside how far
 the probabilities can be trusted. loss_terms.py has the terms, preparation.py what is measured first, pruning.py the
 sparsity, class_balance.py the imbalance, cached_training.py the training on cached features, checkpoints.py what makes
@@ -22,10 +22,10 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.loss import likelihood_loss, negative_elbo
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.outputs import BNDLImageClassifierOutput
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics, trained_decision_layer
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.cached_training import training_on_features
@@ -56,7 +56,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
 
     Args:
         model: a `BNDLForImageClassification` reading {"pixel_values", "labels"}, a peft model around one
-            (docs/peft.md), or a `BNDLDecisionLayer` reading {"features", "labels"}; None with `model_init`.
+            (docs/peft.md), or a decision layer (`PosteriorHead`) reading {"features", "labels"}; None with `model_init`.
         args: `BNDLTrainingArguments`.
         data_collator: makes a batch of rows; None takes rows of tensors and (image, label) pairs.
         compute_loss_func: called with (outputs, labels, num_items_in_batch=), its value takes the place of the negative
@@ -73,7 +73,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         ValueError: for a model that is not a BNDL model, or an argument that does not fit it.
     """
 
-    model: Any  # a BNDLForImageClassification, a BNDLDecisionLayer, or a PeftModel around the first
+    model: Any  # a BNDLForImageClassification, a PosteriorHead, or a PeftModel around the first
     args: BNDLTrainingArguments
     compute_metrics: Any
     # The loss is a mean over the batch, so the Trainer divides it by the accumulation steps.
@@ -81,7 +81,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
 
     def __init__(
         self,
-        model: BNDLForImageClassification | BNDLDecisionLayer | nn.Module | None = None,
+        model: BNDLForImageClassification | PosteriorHead | nn.Module | None = None,
         args: BNDLTrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Any = None,
@@ -130,19 +130,19 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         self._set_up_model()
 
     @property
-    def decision_layer(self) -> BNDLDecisionLayer:
+    def decision_layer(self) -> PosteriorHead:
         """The layer whose posteriors are trained."""
         return trained_decision_layer(self.accelerator.unwrap_model(self.model))
 
     def _set_up_model(self) -> None:
         """What the arguments say about the model; `model_init` makes a new one for every training."""
         model: Any = self.accelerator.unwrap_model(self.model)
-        if not isinstance(model, BNDLDecisionLayer) and not hasattr(model, "decision_layer"):
+        if not isinstance(model, PosteriorHead) and not hasattr(model, "decision_layer"):
             raise ValueError(
                 f"The model is a {type(model).__name__}, which has no Bayesian decision layer; make one of it with "
                 "BNDLForImageClassification.from_backbone_pretrained(model)."
             )
-        if isinstance(model, BNDLDecisionLayer):
+        if isinstance(model, PosteriorHead):
             if self.args.activation_checkpointing:
                 raise ValueError("gradient_checkpointing=True, but a decision layer alone has no layers to recompute.")
             vars(model)["main_input_name"] = "features"  # what `include_for_metrics` means by inputs
@@ -157,7 +157,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
                 setattr(config, name, getattr(self.args, name))
         config.kl_local_weight_is_measured &= self.args.kl_local_weight is None
         if self.args.freeze_backbone:
-            if isinstance(model, BNDLDecisionLayer):
+            if isinstance(model, PosteriorHead):
                 raise ValueError(
                     "freeze_backbone=True, but the model is a decision layer alone, which has no backbone."
                 )
@@ -352,7 +352,11 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             )
         finally:
             self.compute_metrics, self._judge = metrics_of_user, None
-        for name, value in judge.measures().items():
+        measures = judge.measures()
+        if measures and self.compute_loss_func is None and type(self).compute_loss is BNDLTrainer.compute_loss:
+            # transformers' mean of batches weighs a short last batch, and padding in several processes, too much.
+            output.metrics[f"{metric_key_prefix}_loss"] = measures["nll"]
+        for name, value in measures.items():
             output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
