@@ -128,8 +128,8 @@ class BNDLTrainingArguments(TrainingArguments):
             raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")
         if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
-                f"hub_strategy={self.hub_strategy.value!r} would publish training_args.bin, which holds paths of this "
-                "machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
+                f"hub_strategy={HubStrategy(self.hub_strategy).value!r} would publish training_args.bin, which holds "
+                "paths of this machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
             )
 
 
