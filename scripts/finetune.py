@@ -32,6 +32,7 @@ from bndl_hf.data.image_dataset import DataArguments, ImageDataset, collate, loa
 from bndl_hf.hub import create_model_card
 from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoints import last_checkpoint
+from bndl_hf.uncertainty import MEASURES
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, write_json
 
@@ -252,11 +253,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 def print_summary(results: dict[str, Any], output_dir: str) -> None:
     """What was measured and where it lies."""
-    names = ("accuracy", "nll", "ece", "brier", "aurc", "pavpu", "sparsity", "train_seconds")
     print(f"\nOn {results['evaluated_on']}:" if results["evaluated_on"] else "\nNo split to evaluate on.")
-    for name in names:
+    for name, measure in MEASURES.items():
         if name in results:
-            print(f"  {name:<14}{results[name]:.4f}")
+            print(f"  {measure.label:<20}{measure.write(results[name]):>8}  {measure.describe()}")
     print(f"Model, processor, results.json and README.md are in {output_dir}")
 
 

@@ -38,7 +38,15 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_from_scratch_leaves_model_processor_results_and_card(tmp_path: Path) -> None:
     results = from_scratch(tmp_path, "--max_steps", "8")
     assert results == {**results, **json.loads((tmp_path / "results.json").read_text())}
-    for name in ("accuracy", "nll", "ece", "pavpu", "pavpu_20_draws", "sparsity", "train_seconds", "evaluated_on"):
+    for name in (
+        "accuracy",
+        "negative_log_likelihood",
+        "pavpu",
+        "pavpu_20_draws",
+        "sparsity",
+        "train_seconds",
+        "evaluated_on",
+    ):
         assert name in results
     assert results["evaluated_on"] == "split 'test' of digits"
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
@@ -53,7 +61,7 @@ def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp
     whole = from_scratch(tmp_path / "whole", "--max_steps", "8", *steady)
     from_scratch(tmp_path / "parts", "--max_steps", "4", *steady)
     resumed = from_scratch(tmp_path / "parts", "--max_steps", "8", *steady)
-    assert resumed["nll"] == whole["nll"]
+    assert resumed["negative_log_likelihood"] == whole["negative_log_likelihood"]
 
 
 def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
@@ -62,7 +70,7 @@ def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
     argv = ["--model_name_or_path", str(tmp_path), "--dataset_name", "digits", "--output_dir", str(output), "--use_cpu"]
     judged = evaluate.main([*argv, "--no_figures", "--num_samples", "0"])
     assert json.loads((output / "results.json").read_text())["num_images"] == 359
-    for name in ("accuracy", "nll", "ece", "pavpu"):
+    for name in ("accuracy", "negative_log_likelihood", "expected_calibration_error", "pavpu"):
         assert judged[name] == pytest.approx(results[name], abs=1e-6)
 
 
