@@ -36,7 +36,8 @@ from bndl_hf.evaluation.judging import Evaluation, evaluate_classifier
 from bndl_hf.evaluation.predictions import PredictionSettings
 from bndl_hf.model.predictive import paired_p_value
 from bndl_hf.uncertainty import MEASURES, OOD_MEASURES, pavpu_from_p_value, risk_coverage_curve, sampled_pavpu
-from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
+from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
 # Scores with a histogram, and what stands below it; p-values crowd at zero, their figure is PAvPU's.
@@ -224,11 +225,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     evaluation, sources = evaluate(arguments, data_arguments)
     state, folder = PartialState(), Path(arguments.output_dir)
-    results = {"evaluated_on": sources["test"], **evaluation.results}
+    results = {"evaluated_on": public_text(sources["test"]), **evaluation.results}
     for name, judged in results.get("ood", {}).items():
-        judged["evaluated_on"] = sources[name]
+        judged["evaluated_on"] = public_text(sources[name])
     results |= {
-        "command": "scripts/evaluate.py " + " ".join(argv),
+        "command": recorded_command("scripts/evaluate.py", argv),
         "environment": {
             **describe_environment(),
             "device": state.device.type,

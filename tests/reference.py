@@ -57,7 +57,7 @@ def logit_moments(scores, loadings, bias):
 
 
 def gap_moments(scores, loadings, bias, reference):
-    """Mean and variance of l_c - l_r, each [B, C], by a sum over factors."""
+    """Mean and variance of l_c - l_r, each [B, C], by the sum over factors, written out."""
     theta, theta2, _ = _tables(scores)
     phi, _, phi_variance = _tables(loadings)
     (B, K), C = scores.mean.shape, loadings.mean.shape[1]

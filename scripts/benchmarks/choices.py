@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines import train_and_judge
+from bndl_hf.baselines import HEADS, train_and_judge
 from bndl_hf.utils.command_line import run
 from common import TrainingArguments, finish_runs, mean_over_seeds, parse, table
+from sparsity_variants import SPARSITY_HEADS
+
+HEADS.update(SPARSITY_HEADS)  # `train_and_judge` finds heads by their names
 
 FIGURES = (
     *("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage", "sparsity"),

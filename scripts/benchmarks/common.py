@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from transformers import HfArgumentParser
 
 from bndl_hf.baselines import HEADS, FeatureTask, current_defaults
 from bndl_hf.uncertainty import find_measure
-from bndl_hf.utils.command_line import HelpFormatter
+from bndl_hf.utils.command_line import HelpFormatter, recorded_command
 from bndl_hf.utils.results import describe_environment, read_finished, write_json
 
 
@@ -129,7 +128,7 @@ def parse_command(kinds: Mapping[str, type[Arguments]], about: str | None, argv:
 def write_result(arguments: Arguments, result: Mapping[str, Any]) -> None:
     """The result file: what was run, on which machine, what was found."""
     script = Path(inspect.getfile(type(arguments))).name
-    command = shlex.join(["python", f"scripts/benchmarks/{script}", *arguments.argv])
+    command = f"python {recorded_command(f'scripts/benchmarks/{script}', arguments.argv)}"
     write_json(arguments.output, {"command": command, "environment": describe_environment(), **result})
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bndl_hf.baselines import FeatureTask, train_head
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.uncertainty import (
     fit_abstention,
@@ -57,7 +57,7 @@ def compare(arguments: DecisionsArguments) -> list[dict[str, Any]]:
     return finish_runs(arguments, {**arguments.settings(task), **asked}, arguments.head_and_seed(), one_run)
 
 
-def judge_decisions(layer: BNDLDecisionLayer, task: FeatureTask, arguments: DecisionsArguments) -> dict[str, Any]:
+def judge_decisions(layer: PosteriorHead, task: FeatureTask, arguments: DecisionsArguments) -> dict[str, Any]:
     """Fit everything on the choosing rows of a trained head, judge it on the reporting rows."""
     (held_out_features, held_out_labels), (features, truth) = task.choosing, task.reporting
 

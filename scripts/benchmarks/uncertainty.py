@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from bndl_hf import BNDLConfig
 from bndl_hf.baselines import HEADS, train_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.uncertainty import (
     PAvPUCounts,
     StreamingMetrics,
@@ -96,7 +97,7 @@ def compare_settings(arguments: PAvPUArguments) -> list[dict[str, Any]]:
 
 
 def judge(
-    layer: BNDLDecisionLayer, features: Tensor, labels: Tensor, seed: int, samples: list[int]
+    layer: PosteriorHead, features: Tensor, labels: Tensor, seed: int, samples: list[int]
 ) -> list[dict[str, Any]]:
     """PAvPU by the first S of one set of draws, by the exact moments for the same S, and by the other tests at S = 20.
 

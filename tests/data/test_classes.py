@@ -11,7 +11,7 @@ def config_of(**labels):
     return BNDLConfig(feature_dim=4, **labels)
 
 
-def test_placeholders_are_no_names():
+def test_placeholders_are_not_names():
     assert known_classes(config_of(id2label={0: "cat", 1: "dog"})) == ["cat", "dog"]
     assert known_classes(config_of(num_labels=3)) is None
 
@@ -28,5 +28,5 @@ def test_labels_take_the_model_s_order_where_it_has_names_and_the_dataset_s_wher
 def test_classes_that_cannot_be_matched_are_refused():
     with pytest.raises(ValueError, match="model has 7 classes without names, split 'test' of digits has 10"):
         load_images_to_judge(DataArguments("digits"), config_of(num_labels=7), "model")
-    with pytest.raises(ValueError, match="is no known class; classes here: cat, dog"):
+    with pytest.raises(ValueError, match="is not a known class; classes here: cat, dog"):
         load_images_to_judge(DataArguments("digits"), config_of(id2label={0: "cat", 1: "dog"}), "model")

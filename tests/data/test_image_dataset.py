@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_a_dataset_saved_to_disk_is_found_with_its_split(tmp_path: Path) -> None
 def test_images_may_be_raw_bytes_or_paths(tmp_path: Path) -> None:
     picture(255).save(tmp_path / "white.png")
     for value in ((tmp_path / "white.png").read_bytes(), str(tmp_path / "white.png")):
-        Dataset.from_dict({"img": [value], "label": ["a"]}).to_parquet(tmp_path / "x.parquet")
+        Dataset.from_dict({"img": [value] * 2, "label": ["a", "b"]}).to_parquet(tmp_path / "x.parquet")
         found = load_image_dataset(DataArguments(str(tmp_path / "x.parquet")))
         assert (found.with_pixel_values("train", PROCESSOR)[0]["pixel_values"] == 1).all()
 
@@ -147,9 +148,7 @@ def test_the_usual_name_wins_among_several_class_columns(tmp_path: Path) -> None
 
 
 def test_a_label_out_of_range_is_named_with_its_row() -> None:
-    with pytest.raises(
-        ValueError, match=r"^Label 12 in row 5 of split 'train' is none of 0\.\.9\. Correct it, or pass"
-    ):
+    with pytest.raises(ValueError, match=r"^Label 12 in row 5 of split 'train' is not in 0\.\.9\. Correct it, or pass"):
         check_labels(table([0, 1, 2, 3, 9, 12]), "label", 10, "split 'train'")
     digits = load_image_dataset(DataArguments("digits", max_train_samples=50))
     row, label = next((row[ROW_COLUMN], row["label"]) for row in digits.train if row["label"] >= 5)
@@ -323,7 +322,7 @@ def test_cifar10_as_on_the_hub() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"validation_fraction": 1.0}, r"validation_fraction=1\.0 is no share .* \[0, 1\)"),
+        ({"validation_fraction": 1.0}, r"validation_fraction=1\.0 is not a share .* \[0, 1\)"),
         ({"validation_fraction": -0.1}, r"validation_fraction=-0\.1"),
         ({"validation_fraction": 0.1, "validation_split": "dev"}, r"'dev' and validation_fraction=0\.1 both say"),
         ({"max_train_samples": 0}, r"max_train_samples=0 .* at least 1"),
@@ -423,3 +422,109 @@ def test_every_flag_explains_itself(capsys) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
     assert "choose it on these images" in " ".join(capsys.readouterr().out.split())
+
+
+# What is said of the classes
+
+
+def test_a_dataset_describes_its_parts_and_classes() -> None:
+    digits = load_image_dataset(DataArguments("digits", validation_fraction=0.1))
+    assert digits.describe().startswith("train: 1294 images, validation: 144 images, test: 359 images; 10 classes in ")
+    counts = digits.class_counts()
+    assert counts == {str(digit): count for digit, count in sorted(Counter(labels(digits.train)).items())}
+    assert digits.describe().endswith(f"in train: {', '.join(f'{name} ({count})' for name, count in counts.items())}")
+    assert sum(digits.class_counts("test").values()) == 359
+
+
+def test_of_many_classes_the_first_and_the_extremes_are_shown(tmp_path: Path) -> None:
+    rows = [f"c{i:02}" for i in range(30) for _ in range(9 if i == 20 else 1 if i == 25 else 3)]
+    text = load_image_dataset(DataArguments(saved(tmp_path, train=table(rows)))).describe()
+    assert text.startswith("train: 94 images; 30 classes in train: c00 (3), c01 (3),")
+    assert text.endswith("c09 (3), ...; fewest: c25 (1), most: c20 (9)")
+
+
+def test_classes_without_a_training_image_are_named(tmp_path: Path, caplog) -> None:
+    rows = table([0, 2], ClassLabel(names=["a", "b", "c", "d"]))
+    found = load_image_dataset(DataArguments(saved(tmp_path, train=rows)))
+    assert found.class_counts() == {"a": 1, "b": 0, "c": 1, "d": 0}
+    assert "No training image of 2 of 4 classes: b, d. The model cannot learn them." in caplog.text
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Split 'train' of .* has one class, 'a'; a classifier needs at least two"):
+        load_image_dataset(DataArguments(saved(tmp_path, train=table(["a", "a"]))))
+
+
+@pytest.mark.parametrize(
+    ("feature", "values"),
+    [
+        (datasets.List(datasets.Value("int64")), [[0, 1], [1, 0]]),
+        (datasets.List(ClassLabel(names=["a", "b"])), [[0, 1], [1]]),
+        (datasets.Value("float32"), [0.0, 1.0]),
+    ],
+)
+def test_several_labels_an_image_are_refused_in_a_sentence(tmp_path: Path, feature, values: list) -> None:
+    with pytest.raises(ValueError, match=r"^Column 'labels' of split .* holds (List|float32); classes are .* one per"):
+        load_image_dataset(DataArguments(saved(tmp_path, train=table(values, feature, column="labels"))))
+
+
+# A user's own augmentation
+
+
+def test_any_callable_from_image_to_image_is_an_augmentation() -> None:
+    digits = load_image_dataset(DataArguments("digits", max_train_samples=10))
+    plain, turned = (
+        digits.with_pixel_values("train", PROCESSOR, augmentation)[0]["pixel_values"]
+        for augmentation in ("none", lambda image: image.transpose(Image.Transpose.ROTATE_180))
+    )
+    assert torch.equal(turned, plain.flip(1, 2))
+    assert not torch.equal(turned, plain)
+
+
+def test_an_augmentation_that_makes_tensors_is_refused() -> None:
+    digits = load_image_dataset(DataArguments("digits", max_train_samples=10))
+    rows = digits.with_pixel_values("train", PROCESSOR, lambda image: torch.zeros(3, 8, 8))
+    with pytest.raises(TypeError, match=r"augmentation returned Tensor; it must return a PIL image\. Leave out"):
+        rows[0]
+    with pytest.raises(ValueError, match="augmentation=3 is neither a name"):
+        digits.with_pixel_values("train", PROCESSOR, 3)
+
+
+# Rows of other datasets
+
+
+def test_pairs_of_image_and_label_are_batched_like_rows() -> None:
+    images = torch.rand(3, 3, 8, 8)
+    rows = [{"pixel_values": image, "labels": label} for label, image in enumerate(images)]
+    expected = collate(rows)
+    tensors = [(image, i) for i, image in enumerate(images)]
+    arrays = [[image.numpy(), np.int64(i)] for i, image in enumerate(images)]
+    for pairs in (tensors, arrays):
+        batch = collate(pairs)
+        assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+        assert torch.equal(batch["labels"], torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"image": 0, "label": 1}, "A row holds image, label; collate takes rows of pixel_values and labels"),
+        ((picture(), 1), "holds its image as Image; collate takes what an image processor made"),
+        ((torch.zeros(3, 8, 8), torch.tensor([0, 1, 1])), "one whole number.*multi-hot labels"),
+        ((torch.zeros(3, 8, 8), [0, 1]), "one whole number"),
+        ((torch.zeros(3, 8, 8), 0.5), "has the label 0.5; a label is one whole number"),
+        (torch.zeros(3, 8, 8), "A row holds Tensor"),
+    ],
+)
+def test_rows_that_are_not_an_image_and_its_class_are_refused(row, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        collate([row])
+
+
+def test_the_example_of_the_guide_runs_and_prints_what_it_shows(capsys) -> None:
+    code = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "data.md").read_text(), re.S)[0]
+    names: dict = {}
+    exec(code, names)
+    (shown,) = re.findall(r"\n# (train: .*), \.\.\.\n", code)
+    assert capsys.readouterr().out.startswith(shown)
+    assert names["batch"]["pixel_values"].shape == (2, 3, 32, 32)

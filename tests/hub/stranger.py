@@ -28,7 +28,8 @@ scorer = AutoModel.from_pretrained(arguments.source, **trust)
 processor = AutoImageProcessor.from_pretrained(arguments.source, revision=arguments.revision)
 classify = pipeline("image-classification", model=arguments.source, **trust)
 answer = pipeline("bndl-image-classification", model=arguments.source, **trust)
-from_objects = pipeline("image-classification", model=model, image_processor=processor)
+plain = pipeline("image-classification", model=model, image_processor=processor)  # transformers' own
+from_objects = type(classify)(model=model, image_processor=processor)
 
 pixel_values = torch.linspace(-1, 1, 2 * 3 * 30 * 30).view(2, 3, 30, 30)
 prediction, evidence = model.predict(pixel_values), model.explain(pixel_values, top_k=3)
@@ -45,6 +46,7 @@ seen = {
     "factor_scores": scorer(pixel_values).factor_scores.tolist(),
     "entries": classify(arguments.image),
     "entries_from_objects": from_objects(arguments.image),
+    "plain_pipeline": type(plain).__module__.split(".")[0],
     "answer": answer(arguments.image),
 }
 if arguments.save or arguments.push:

@@ -68,6 +68,7 @@ def assert_saw(seen, model, labels):
     scorer.load_state_dict(model.state_dict())
     assert seen["factor_scores"] == scorer(PIXEL_VALUES).factor_scores.tolist()
     assert seen["entries"] == seen["entries_from_objects"]
+    assert seen["plain_pipeline"] == "transformers"  # the checkpoint's code changes nobody else's pipeline
     assert {"label", "score", "p_value", "is_certain", "is_answered", "epistemic"} <= set(seen["entries"][0])
     assert seen["entries"][0]["score"] == pytest.approx(seen["answer"]["probability"])
     assert seen["answer"]["evidence"]["label"] == seen["answer"]["label"] == seen["entries"][0]["label"]

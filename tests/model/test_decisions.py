@@ -13,6 +13,7 @@ from bndl_hf import BNDLConfig
 from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.model.configuration_bndl import FORMAT_VERSION
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.pipeline_bndl import BNDLImageClassificationPipeline
 from bndl_hf.model.prediction_sets import ConformalPredictor
 from bndl_hf.uncertainty import fit_abstention, fit_conformal, fit_temperature
 from model.test_modeling import assert_same_prediction
@@ -161,7 +162,7 @@ def test_the_pipelines_apply_what_is_stored_and_take_a_threshold(model):
     processor = make_image_processor(IMAGE_SIZE)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     answer = pipeline("bndl-image-classification", model=model, image_processor=processor)
-    classify = pipeline("image-classification", model=model, image_processor=processor)
+    classify = BNDLImageClassificationPipeline(model=model, image_processor=processor)
     before = answer(image)
     assert "prediction_set" not in before
     assert before["is_answered"] is True

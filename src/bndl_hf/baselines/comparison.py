@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from bndl_hf.baselines.heads import HEADS, make_head
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.presets import KL_LOCAL_BUDGET, PRESETS
 from bndl_hf.training import fit_decision_layer
@@ -124,7 +124,7 @@ class FeatureTask:
 
 def train_head(
     name: str, task: FeatureTask, seed: int, config: dict[str, Any] | None = None, **training: Any
-) -> BNDLDecisionLayer:
+) -> PosteriorHead:
     """A head of `HEADS` trained with its own recipe.
 
     Args:
@@ -141,7 +141,7 @@ def train_head(
 
 
 def judge_head(
-    layer: BNDLDecisionLayer, task: FeatureTask, method: str = "exact", seed: int = 0, choose: bool = False
+    layer: PosteriorHead, task: FeatureTask, method: str = "exact", seed: int = 0, choose: bool = False
 ) -> dict[str, Any]:
     """Everything about a trained head on the reporting rows (the choosing rows, with `choose`).
 
@@ -205,7 +205,7 @@ def train_and_judge(
     }
 
 
-def dead_loadings(layer: BNDLDecisionLayer, features: Tensor, labels: Tensor) -> float:
+def dead_loadings(layer: PosteriorHead, features: Tensor, labels: Tensor) -> float:
     """Share of loadings that get no gradient from the likelihood of some images, a fraction in [0, 1]."""
     layer.train()
     (gradient,) = torch.autograd.grad(layer(features, labels).nll, layer.raw_loadings)

@@ -1,4 +1,4 @@
-"""The columns and labels of one split: found, checked, encoded, rid of unreadable images. Used by `data.py`."""
+"""The columns and labels of one split: found, checked, encoded; unreadable images left out. See `image_dataset.py`."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ def distinct_labels(dataset: Dataset, label_column: str, where: str) -> list[str
     if not isinstance(feature, Value) or feature.dtype.startswith(("float", "double", "binary", "timestamp")):
         raise ValueError(
             f"Column {label_column!r} of {where} holds {_type_name(feature)}; classes are whole numbers or strings, "
-            "one per image. Pass another one as --label_column."
+            "one per image (several classes per image are not supported). Pass another one as --label_column."
         )
     return [
         str(label) for label in sorted({label for label in column_values(dataset, label_column) if label is not None})
@@ -104,7 +104,7 @@ def encode_labels(dataset: Dataset, label_column: str, names: list[str], where: 
     if None in codes:
         row = codes.index(None)
         raise ValueError(
-            f"Label {labels[row]!r} in row {row} of {where} is no known class; classes here: {', '.join(names[:20])}"
+            f"Label {labels[row]!r} in row {row} of {where} is not a known class; classes here: {', '.join(names[:20])}"
             f"{', ...' if len(names) > 20 else ''}. Correct the label, or pick other splits."
         )
     encoded = dataset.remove_columns(label_column).add_column(
@@ -129,7 +129,7 @@ def check_labels(dataset: Dataset, label_column: str, num_labels: int, where: st
             if label is None or label == -1:
                 raise ValueError(f"Row {row} of {where} has no label ({label}). Pick a split that has labels.")
             raise ValueError(
-                f"Label {label} in row {row} of {where} is none of 0..{num_labels - 1}. Correct it, or pass "
+                f"Label {label} in row {row} of {where} is not in 0..{num_labels - 1}. Correct it, or pass "
                 "the num_labels that fits."
             )
 

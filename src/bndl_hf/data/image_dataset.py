@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset, Features, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetsError
 
-from bndl_hf.data.augmentation import AUGMENTATIONS, check_augmentation_name, make_augmentation
+from bndl_hf.data.augmentation import AUGMENTATIONS, Augmentation, check_augmentation_name, make_augmentation
 from bndl_hf.data.columns import (
     ROW_COLUMN,
     check_labels,
@@ -30,6 +30,7 @@ from bndl_hf.data.columns import (
     skip_bad_images,
     stratified_rows,
 )
+from bndl_hf.data.image_folder import read_image_folder
 from bndl_hf.data.pixel_values import (
     PixelValues,
     collate,
@@ -50,6 +51,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+_CLASSES_SHOWN = 10
 
 _DATASET_KINDS = (
     "a Hub id (uoft-cs/cifar10), a folder of parquet files, a folder written by save_to_disk, a folder of images with "
@@ -115,8 +118,8 @@ class DataArguments:
         check_augmentation_name(self.augmentation)
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} is no share of the training split. Pass a number in "
-                "[0, 1), e.g. 0.1."
+                f"validation_fraction={self.validation_fraction} is not a share of the training split. Pass a number "
+                "in [0, 1), e.g. 0.1."
             )
         if self.validation_fraction and self.validation_split:
             raise ValueError(
@@ -144,7 +147,44 @@ class ImageDataset:
     label_names: list[str]
     sources: dict[str, str]
 
-    def with_pixel_values(self, part: str, processor: Any, augmentation: str = "none") -> Dataset:
+    def part(self, name: str) -> Dataset:
+        """The part "train", "validation" or "test".
+
+        Raises:
+            ValueError: there is no such part, or it is empty.
+        """
+        dataset = {"train": self.train, "validation": self.validation, "test": self.test}.get(name)
+        if dataset is None or len(dataset) == 0:
+            raise ValueError(
+                f"There is no {name} part; parts here: {', '.join(self.sources)}. Pass --{name}_split"
+                f"{' or --validation_fraction 0.1' if name == 'validation' else ''}."
+            )
+        return dataset
+
+    def class_counts(self, part: str = "train") -> dict[str, int]:
+        """How many images of every class a part holds, in the order of the classes."""
+        labels = column_values(self.part(part), self.label_column)
+        counts = np.bincount(labels, minlength=len(self.label_names))  # [C]
+        return dict(zip(self.label_names, counts.tolist(), strict=True))
+
+    def describe(self) -> str:
+        """One line that names the parts and the classes with their numbers of images.
+
+        Example:
+            >>> load_image_dataset(DataArguments("digits")).describe()
+            'train: 1438 images, test: 359 images; 10 classes in train: 0 (142), 1 (146), 2 (142), ...'
+        """
+        sizes = {part: getattr(self, part) for part in ("train", "validation", "test")}
+        parts = [f"{part}: {len(rows)} images" for part, rows in sizes.items() if rows is not None and len(rows)]
+        counted = "train" if len(self.train) else "test"
+        counts = self.class_counts(counted)
+        shown = [f"{name} ({count})" for name, count in list(counts.items())[:_CLASSES_SHOWN]]
+        if len(counts) > _CLASSES_SHOWN:
+            least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+            shown.append(f"...; fewest: {least} ({counts[least]}), most: {most} ({counts[most]})")
+        return f"{', '.join(parts)}; {len(counts)} classes in {counted}: {', '.join(shown)}"
+
+    def with_pixel_values(self, part: str, processor: Any, augmentation: str | Augmentation = "none") -> Dataset:
         """The part "train", "validation" or "test", giving {"pixel_values": float [3, H, W], "labels": int} row by row.
 
         Use it with `collate` and, in a Trainer, with `remove_unused_columns=False`: a row is decoded when asked for.
@@ -152,23 +192,28 @@ class ImageDataset:
         Args:
             part: which of the three.
             processor: a transformers image processor.
-            augmentation: one of `AUGMENTATIONS`; "none", the default, for anything that is judged.
+            augmentation: one of `AUGMENTATIONS`, or a callable of your own from an RGB PIL image to a PIL image (a
+                function, a transform of torchvision); "none", the default, for anything that is judged.
 
         Raises:
             ValueError: there is no such part, or the augmentation is unknown.
         """
-        dataset = {"train": self.train, "validation": self.validation, "test": self.test}.get(part)
-        if dataset is None or len(dataset) == 0:
+        dataset = self.part(part)
+        augment: Augmentation | None
+        if isinstance(augmentation, str):
+            image_size = None
+            if augmentation == "auto":
+                first = dataset[0]
+                name = image_name(first[self.image_column], first[ROW_COLUMN], self.sources[part])
+                image_size = decode_image(first[self.image_column], name).size[::-1]
+            augment = make_augmentation(augmentation, output_size(processor), self.label_names, image_size)
+        elif callable(augmentation):
+            augment = augmentation
+        else:
             raise ValueError(
-                f"There is no {part} part; parts here: {', '.join(self.sources)}. Pass --{part}_split"
-                f"{' or --validation_fraction 0.1' if part == 'validation' else ''}."
+                f"augmentation={augmentation!r} is neither a name ({', '.join(AUGMENTATIONS)}) nor a callable from a "
+                "PIL image to a PIL image."
             )
-        image_size = None
-        if augmentation == "auto":
-            first = dataset[0]
-            name = image_name(first[self.image_column], first[ROW_COLUMN], self.sources[part])
-            image_size = decode_image(first[self.image_column], name).size[::-1]
-        augment = make_augmentation(augmentation, output_size(processor), self.label_names, image_size)
         return dataset.with_transform(
             PixelValues(processor, self.image_column, self.label_column, self.sources[part], ROW_COLUMN, augment)
         )
@@ -210,6 +255,9 @@ def load_image_dataset(
         dataset = keep_columns(dataset, image_column, label_column, where)
         names = names or distinct_labels(dataset, label_column, where)
         parts[part] = encode_labels(dataset, label_column, names, where)
+    if "train" in parts and len(names) < 2:
+        hint = f" Every class is a folder of its own: {name}/cat/, {name}/dog/." if Path(name).is_dir() else ""
+        raise ValueError(f"S{sources['train'][1:]} has one class, {names[0]!r}; a classifier needs at least two.{hint}")
 
     if arguments.validation_fraction and "train" in parts:
         parts["train"], parts["validation"] = _hold_out(parts["train"], label_column, arguments)
@@ -222,11 +270,28 @@ def load_image_dataset(
             dataset = skip_bad_images(dataset, image_column, sources[part], arguments.preprocessing_num_workers)
         parts[part] = dataset
     train = parts["train"] if "train" in parts else parts["test"].select([])
-    return ImageDataset(train, parts.get("validation"), parts.get("test"), image_column, label_column, names, sources)
+    dataset = ImageDataset(
+        train, parts.get("validation"), parts.get("test"), image_column, label_column, names, sources
+    )
+    if "train" in parts:
+        _warn_of_missing_classes(dataset)
+    return dataset
+
+
+def _warn_of_missing_classes(dataset: ImageDataset) -> None:
+    missing = [name for name, count in dataset.class_counts().items() if count == 0]
+    if missing:
+        logger.warning(
+            "No training image of %d of %d classes: %s%s. The model cannot learn them.",
+            len(missing),
+            len(dataset.label_names),
+            ", ".join(missing[:_CLASSES_SHOWN]),
+            ", ..." if len(missing) > _CLASSES_SHOWN else "",
+        )
 
 
 def _digits() -> dict[str, Dataset]:
-    """1,438 train and 359 test images of 8 x 8 grey pixels, the same for ever: every split is seeded with 0."""
+    """1,438 train and 359 test images of 8 x 8 grey pixels, always the same: every split is seeded with 0."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -245,12 +310,24 @@ def _digits() -> dict[str, Dataset]:
     }
 
 
-def read_splits(name: str, config_name: str | None, flag: str = "dataset_name") -> dict[str, Dataset]:
-    """Every split of a dataset, by its name; `flag` is what the user set, for the error."""
+def read_splits(
+    name: str, config_name: str | None, flag: str = "dataset_name", labelled: bool = True
+) -> dict[str, Dataset]:
+    """Every split of a dataset, by its name.
+
+    Args:
+        name: see `DataArguments.dataset_name`.
+        config_name: of a Hub dataset that has several.
+        flag: what the user set, for the error.
+        labelled: a folder of images needs class folders.
+    """
     if name == "digits":
         return _digits()
+    is_saved = any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
+    if Path(name).is_dir() and not is_saved and (folder := read_image_folder(name, labelled)) is not None:
+        return folder
     try:
-        if any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
+        if is_saved:
             loaded = load_from_disk(name)
         elif name.endswith(".parquet"):
             loaded = load_dataset("parquet", data_files=name)

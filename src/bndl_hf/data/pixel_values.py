@@ -89,7 +89,8 @@ class PixelValues:
         label_column: column with the labels.
         where: name of the split, for errors.
         row_column: column with the row of the image in that split, for errors.
-        augment: called on every RGB image before the processor; None while judging.
+        augment: any callable from an RGB PIL image to a PIL image, called on every image before the processor: one of
+            augmentation.py, a function, a transform of torchvision. None while judging.
     """
 
     def __init__(
@@ -109,21 +110,37 @@ class PixelValues:
 
         Raises:
             ValueError: an image cannot be read.
+            TypeError: `augment` returned something that is not a PIL image.
         """
         images = self.decode(rows)[self.decode.image_column]
         if self.augment is not None:
             images = [self.augment(image) for image in images]
+            for image in images:
+                if not isinstance(image, Image.Image):
+                    raise TypeError(
+                        f"The augmentation returned {type(image).__name__}; it must return a PIL image. Leave out "
+                        "steps that make tensors or normalise: the image processor does that."
+                    )
         arrays = self.processor(images=images)["pixel_values"]
         return {"pixel_values": [torch.as_tensor(array) for array in arrays], "labels": rows[self.label_column]}
 
 
-def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[Any]) -> dict[str, torch.Tensor]:
     """A batch: {"pixel_values": [B, 3, H, W], "labels": [B] int64}.
 
+    Args:
+        rows: each {"pixel_values": [3, H, W], "labels": int}, or a tuple (pixel_values, label), as the datasets of
+            torchvision give where their transform ends in the image processor.
+
     Raises:
-        ValueError: the images differ in size.
+        ValueError: a row of another kind, images of different sizes, or a label that is not one whole number.
+
+    Example:
+        >>> collate([(torch.zeros(3, 8, 8), 1), (torch.ones(3, 8, 8), 0)])["labels"]
+        tensor([1, 0])
     """
-    images = [row["pixel_values"] for row in rows]
+    pairs = [_image_and_label(row) for row in rows]
+    images = [image for image, _ in pairs]
     sizes = sorted({tuple(image.shape) for image in images})
     if len(sizes) > 1:
         raise ValueError(
@@ -132,8 +149,33 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         )
     return {
         "pixel_values": torch.stack(images),  # B x [3, H, W] -> [B, 3, H, W]
-        "labels": torch.tensor([int(row["labels"]) for row in rows], dtype=torch.int64),
+        "labels": torch.tensor([label for _, label in pairs], dtype=torch.int64),
     }
+
+
+def _image_and_label(row: Any) -> tuple[torch.Tensor, int]:
+    """What one row holds, see `collate`."""
+    if isinstance(row, Mapping) and {"pixel_values", "labels"} <= set(row):
+        image, label = row["pixel_values"], row["labels"]
+    elif isinstance(row, tuple | list) and len(row) == 2:
+        image, label = row
+    else:
+        held = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+        raise ValueError(
+            f"A row holds {held}; collate takes rows of pixel_values and labels, or (pixel_values, label). Use "
+            "ImageDataset.with_pixel_values, or rename the columns."
+        )
+    if not isinstance(image, torch.Tensor | np.ndarray):
+        raise ValueError(
+            f"A row holds its image as {type(image).__name__}; collate takes what an image processor made of it. Give "
+            'the dataset transform=lambda image: processor(image, return_tensors="pt")["pixel_values"][0].'
+        )
+    if np.ndim(label) != 0 or int(label) != label:
+        raise ValueError(
+            f"A row has the label {label!r}; a label is one whole number, the place of the image's class. Several "
+            "classes per image (multi-hot labels) are not supported."
+        )
+    return torch.as_tensor(image), int(label)
 
 
 def make_image_processor(
@@ -151,8 +193,8 @@ def make_image_processor(
     """
     if image_size < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(
-            f"image_size={image_size}, mean={mean}, std={std} describe no RGB image. Pass a size of at least 1 pixel, "
-            "3 means and 3 positive deviations."
+            f"image_size={image_size}, mean={mean}, std={std} do not describe an RGB image. Pass a size of at least "
+            "1 pixel, 3 means and 3 positive deviations."
         )
     size = {"height": image_size, "width": image_size}
     return ViTImageProcessorPil(size=size, image_mean=list(mean), image_std=list(std))

@@ -1,7 +1,7 @@
-"""Images that belong to none of a model's classes: read without labels, to see whether the model notices.
+"""Out-of-distribution images, which do not belong to any of a model's classes: read without labels.
 
-What they are called, where they lie and how they are decoded is as in data.py; a label column is not needed and not
-looked at.
+What they are called, where they lie and how they are decoded is as in image_dataset.py; a label column is not needed
+and not read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parse_named(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, dataset = pair.partition("=")
         if not (name and equals and dataset):
-            raise ValueError(f"--ood_datasets {pair!r} is no NAME=DATASET; write mnist=ylecun/mnist, say.")
+            raise ValueError(f"--ood_datasets {pair!r} is not of the form NAME=DATASET, such as mnist=ylecun/mnist.")
         if name in named:
             raise ValueError(f"--ood_datasets names {name!r} twice; give each set a name of its own.")
         named[name] = dataset
@@ -54,7 +54,7 @@ def load_unlabelled_images(
     Raises:
         ValueError: the dataset, its split or its image column cannot be found, or it holds no image.
     """
-    splits = read_splits(name, None, "--ood_datasets")
+    splits = read_splits(name, None, "--ood_datasets", labelled=False)
     chosen = split or next((usual for usual in _USUAL_SPLITS if usual in splits), None)
     if chosen is None and len(splits) == 1:
         chosen = next(iter(splits))

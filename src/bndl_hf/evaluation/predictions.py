@@ -22,7 +22,7 @@ from torch import Tensor
 import bndl_hf.model
 import bndl_hf.uncertainty
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.mean_field import recalibrated_samples
+from bndl_hf.model.decisions import Decisions
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.uncertainty import OOD_SCORES, gap_test, ood_scores
 from bndl_hf.uncertainty.classwise import ClasswiseBins, bin_every_class
@@ -213,9 +213,9 @@ def _predict_batch(
             features, method="monte_carlo", num_samples=max(settings.num_samples), generator=generator
         )
         assert sampled.logits_samples is not None
-        temperature, spread = model.config.temperature, model.config.variance_scale**0.5
+        recalibration = Decisions.of(model.config).recalibration
         for S in settings.num_samples:
-            test = gap_test(recalibrated_samples(sampled.logits_samples[:S], temperature, spread))
+            test = gap_test(recalibration.samples(sampled.logits_samples[:S]))
             kept |= {f"{_P_SAMPLED}{S}": test.p_value, f"{_ZERO_SPREAD}{S}": test.zero_spread}
     return {name: tensor.cpu() for name, tensor in kept.items()}
 

@@ -1,12 +1,15 @@
-"""Pipelines: "image-classification" with uncertainty in every entry, "bndl-image-classification" with the full answer.
+"""Pipelines: the standard list of labels and scores with the uncertainty in every entry, and the full answer.
 
-Importing this file registers both. Models that are not BNDL's get transformers' own image-classification pipeline, as
-if this file were not there. Read decision_layer.py for `predict` and `explain`, which do the work.
+Importing this file makes the task "bndl-image-classification" known and changes no other. "image-classification" stays
+transformers' own, which answers for BNDL models too: the softmax of their logits is the predictive. To have the
+uncertainty with it, pass `pipeline_class=BNDLImageClassificationPipeline`; a checkpoint loaded with
+`trust_remote_code=True` does so by itself. Read decision_layer.py for `predict` and `explain`, which do the work, and
+input_images.py for how images are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, ImageClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
+
+from .input_images import DatasetRows, read_image, streamed_rows
 
 # What an answer says of its own uncertainty, under the names of BNDLPrediction.
 UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "is_answered", "total", "aleatoric", "epistemic")
@@ -36,22 +41,24 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
     below which an image is not answered.
 
     Example:
-        >>> classifier = pipeline("image-classification", model="org/vit-bndl")
-        >>> classifier("parrot.png", top_k=1)[0]["is_certain"]
+        >>> classifier = pipeline(
+        ...     "image-classification", model="org/vit-bndl", pipeline_class=BNDLImageClassificationPipeline
+        ... )
+        >>> is_certain = classifier("parrot.png", top_k=1)[0]["is_certain"]
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A pipeline of this class for a BNDL model, of transformers' own class for any other."""
-        if _is_bndl(kwargs["model"] if "model" in kwargs else args[0]):
-            return super().__new__(cls)
-        return ImageClassificationPipeline(*args, **kwargs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model.eval()
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Nothing to check: the class is only made for BNDL models, which transformers' list does not name."""
+        """Raise a ValueError unless the model is a BNDL model."""
+        if getattr(getattr(self.model, "config", None), "model_type", None) != "bndl":
+            raise ValueError(
+                f"{type(self).__name__} answers with BNDL models, not with {type(self.model).__name__}; wrap it with "
+                "BNDLForImageClassification.from_backbone_pretrained(...) and train it, or use transformers' own "
+                "pipeline: pipeline('image-classification', ...)."
+            )
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         forward = {name: kwargs.pop(name) for name in _PREDICTION_ARGUMENTS if name in kwargs}
@@ -59,23 +66,30 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         return preprocess, forward, postprocess
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Answers for an image (path, URL, base64 string or PIL image), a list, a generator or a dataset of images.
+        """Answers for an image, a list, a generator or a dataset of images; see `read_image` for what an image may be.
 
         Of a `datasets.Dataset` the image column is taken; datasets and generators are answered one by one as they are
-        read, batched by `batch_size`.
+        read, batched by `batch_size`. An array or a tensor [B, H, W, c] or [B, c, H, W] is a list of B images.
         """
         if isinstance(inputs, list | tuple) and not inputs:
             return []
+        if getattr(inputs, "ndim", 0) == 4:
+            inputs = list(inputs)
+        column = None
+        if isinstance(inputs, KeyDataset) and type(_features(inputs.dataset).get(inputs.key)).__name__ == "Image":
+            inputs, column = inputs.dataset, inputs.key
         if hasattr(inputs, "column_names"):  # a datasets.Dataset or IterableDataset, whose rows are dictionaries
-            column = _image_column(inputs)
-            inputs = KeyDataset(inputs, column) if hasattr(inputs, "__len__") else _values(inputs, column)
+            column = column or _image_column(inputs)
+            inputs = DatasetRows(inputs, column) if hasattr(inputs, "__len__") else streamed_rows(inputs, column)
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, image: Any, timeout: float | None = None) -> Any:
-        """Pixel values of one image; 16-bit grey is scaled to 8 bits, which Pillow's own conversion would clip."""
-        if getattr(image, "mode", "").startswith("I"):
-            image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
-        return super().preprocess(image, timeout=timeout)
+        """Pixel values of one image, read as training reads it.
+
+        Raises:
+            ValueError: the image cannot be read; the sentence names it.
+        """
+        return super().preprocess(read_image(image, timeout))
 
     def _forward(self, model_inputs: Mapping[str, Tensor], **prediction_arguments: Any) -> dict[str, Tensor]:
         return self._predict(self.model.extract_features(**model_inputs), **prediction_arguments)
@@ -129,18 +143,8 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
-        >>> answer["label"], answer["is_certain"], [part["factor"] for part in answer["evidence"]["factors"]]
+        >>> label, factors = answer["label"], [part["factor"] for part in answer["evidence"]["factors"]]
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A pipeline of this class; any other model is an error."""
-        model = kwargs["model"] if "model" in kwargs else args[0]
-        if not _is_bndl(model):
-            raise ValueError(
-                f"bndl-image-classification answers with BNDL models, not with {type(model).__name__}; wrap it with "
-                "BNDLForImageClassification.from_backbone_pretrained(...) and train it, or use image-classification."
-            )
-        return super().__new__(cls, *args, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         evidence = {name: kwargs.pop(name) for name in _EVIDENCE_ARGUMENTS if name in kwargs}
@@ -152,7 +156,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
     def _class_number(self, label: str) -> int:
         known = {name: number for number, name in self.model.config.id2label.items()}
         if label not in known:
-            raise ValueError(f"target={label!r} is no class of this model; its classes: {', '.join(known)}.")
+            raise ValueError(f"target={label!r} is not a class of this model; its classes: {', '.join(known)}.")
         return known[label]
 
     def _forward(
@@ -206,15 +210,12 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         }
 
 
-def _is_bndl(model: Any) -> bool:
-    return getattr(getattr(model, "config", None), "model_type", None) == "bndl"
-
-
 def _scores(outputs: Mapping[str, Tensor], function_to_apply: Any) -> Tensor:
-    """[C] of one image: the predictive probabilities, or the asked-for function of the mean logits."""
+    """[C] of one image: the predictive probabilities, or the asked-for function of the logits `forward` returns."""
     if function_to_apply is None:
         return outputs["probs"][0]
-    logits, name = outputs["logits_mean"][0], getattr(function_to_apply, "value", function_to_apply)
+    log_probs, name = outputs["probs"][0].log(), getattr(function_to_apply, "value", function_to_apply)
+    logits = log_probs - log_probs.max()  # the top class is the reference of the gaps
     return {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[name]
 
 
@@ -222,9 +223,14 @@ def _uncertainty(outputs: Mapping[str, Tensor]) -> dict[str, float | bool]:
     return {name: outputs[name][0].item() for name in UNCERTAINTY}
 
 
+def _features(dataset: Any) -> dict[str, Any]:
+    """{column: feature} of a `datasets.Dataset`; empty for any other."""
+    return getattr(dataset, "features", None) or {}
+
+
 def _image_column(dataset: Any) -> str:
     """Name of the one column of a `datasets.Dataset` that holds images."""
-    features = dataset.features or {}
+    features = _features(dataset)
     found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     if len(found) != 1:
         raise ValueError(
@@ -234,20 +240,9 @@ def _image_column(dataset: Any) -> str:
     return found[0]
 
 
-def _values(rows: Any, column: str) -> Iterator[Any]:
-    for row in rows:
-        yield row[column]
-
-
-def _register() -> None:
-    """Make the pipelines known by their tasks' names."""
-    tasks = PIPELINE_REGISTRY.supported_tasks
-    # Not register_pipeline: it would warn of overwriting, and other models do keep their pipeline (`__new__`).
-    tasks["image-classification"] = {**tasks["image-classification"], "impl": BNDLImageClassificationPipeline}
-    models = (AutoModelForImageClassification,)
-    tasks["bndl-image-classification"] = {"impl": BNDLAnswerPipeline, "pt": models, "type": "image"}
-
-
-_register()
+if "bndl-image-classification" not in PIPELINE_REGISTRY.get_supported_tasks():
+    PIPELINE_REGISTRY.register_pipeline(
+        "bndl-image-classification", BNDLAnswerPipeline, pt_model=AutoModelForImageClassification, type="image"
+    )
 
 __all__ = ["BNDLAnswerPipeline", "BNDLImageClassificationPipeline"]
