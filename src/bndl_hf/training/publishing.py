@@ -31,7 +31,9 @@ class PublishingTrainer(Trainer):
             HubError: the repository is not there and cannot be made; the message says why.
         """
         try:
-            super().init_hf_repo(token=token, private=private)
+            if private is not None:
+                self.args.hub_private_repo = private  # transformers 5.20 has no argument for it
+            super().init_hf_repo(token=token)
         except (HTTPError, HFValidationError, OSError) as error:
             repo_id = self.args.hub_model_id or self.args.output_dir
             raise hub_error("Making", repo_id, error) from error
