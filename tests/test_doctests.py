@@ -128,7 +128,9 @@ def test_the_example_shows_what_it_says(name, made, folder, monkeypatch):
     example = doctest.DocTestParser().get_doctest(text, names | vars(module), name, inspect.getfile(module), line)
     report = []
     torch.manual_seed(0)
-    failed, attempted = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(example, out=report.append)
+    failed, attempted = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(
+        example, out=report.append
+    )
     assert attempted > 0
     assert failed == 0, "".join(report)
 

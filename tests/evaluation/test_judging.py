@@ -57,9 +57,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_numbers_of_a_stream_are_those_of_all_images_at_once(tmp_path: Path) -> None:
-    model, images, outside = runs.classifier(), runs.images(22, wrong=5), runs.images(9, seed=1)
+    model, images, ood = runs.classifier(), runs.images(22, wrong=5), runs.images(9, seed=1)
     results = evaluate_classifier(
-        model, images, cache_dir=tmp_path, collate=collate, ood_datasets={"other": outside}, settings=SETTINGS
+        model, images, cache_dir=tmp_path, collate=collate, ood_datasets={"other": ood}, settings=SETTINGS
     ).results
     batch = collate([images[row] for row in range(22)])
     whole = model.predict(batch["pixel_values"])
@@ -88,7 +88,7 @@ def test_numbers_of_a_stream_are_those_of_all_images_at_once(tmp_path: Path) -> 
     }
     for name, value in expected.items():
         assert results[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    other = model.predict(collate([outside[row] for row in range(9)])["pixel_values"])
+    other = model.predict(collate([ood[row] for row in range(9)])["pixel_values"])
     for name, score in ood_scores(whole).items():
         auroc = ood_auroc(score, ood_scores(other)[name])
         assert results["ood"]["other"]["scores"][name]["auroc"] == pytest.approx(auroc, abs=1e-6), name

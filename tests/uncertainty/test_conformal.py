@@ -160,7 +160,7 @@ def test_a_predictor_survives_json(class_conditional):
         ({"coverage": 0}, "coverage=0 is not in"),
         ({"threshold": [0.1, 0.2]}, "threshold holds 2 numbers for 6 classes"),
         ({"threshold": math.inf}, "threshold=inf must be finite"),
-        ({"penalty": -1}, "penalty=-1 and"),
+        ({"penalty": -1}, "penalty=-1 must be a finite number"),
         ({"surprise": 1}, "unknown: surprise"),
     ],
 )

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 import reference
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.logit_posterior import LogitPosterior
+from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.predictive import BNDLPrediction, predict_by_sampling, predict_exactly
 from bndl_hf.training import FeatureDataset
 from bndl_hf.uncertainty import (
@@ -267,7 +269,7 @@ def test_evaluation_loss_is_recalibrated_and_training_loss_is_not(fresh, held_ou
     retrained = fresh.train()(features, labels)
     fresh.eval()
     assert torch.equal(retrained.loss, training.loss)
-    assert torch.equal(retrained.logits, fresh(features).logits)
+    assert torch.equal(retrained.logits_mean, fresh(features).logits_mean)
 
 
 @pytest.mark.parametrize("predict", [predict_exactly, predict_by_sampling])
@@ -276,7 +278,7 @@ def test_temperature_leaves_the_p_value_and_the_variance_scale_moves_it(predict)
 
     def recalibrated(temperature, variance_scale):
         draws = [torch.Generator().manual_seed(0)] if predict is predict_by_sampling else []
-        return predict(*posteriors, 20, 0.05, *draws, temperature=temperature, variance_scale=variance_scale)
+        return predict(LogitPosterior(*posteriors), 20, 0.05, Recalibration(temperature, variance_scale), *draws)
 
     before, cooler, wider = recalibrated(1.0, 1.0), recalibrated(2.0, 1.0), recalibrated(1.0, 4.0)
     torch.testing.assert_close(cooler.p_value, before.p_value, rtol=1e-4, atol=1e-9)
@@ -300,15 +302,15 @@ def test_recalibrated_probabilities_are_the_naive_formula():
     mean, variance = reference.gap_moments(*posteriors, top)
     # The random logits l / T have a T-th of the mean and a T^2-th of the variance; v multiplies that.
     expected = (mean / 1.7 / torch.sqrt(1 + math.pi / 8 * 0.6 * variance / 1.7**2)).softmax(-1)
-    got = predict_exactly(*posteriors, 20, 0.05, temperature=1.7, variance_scale=0.6)
+    got = predict_exactly(LogitPosterior(*posteriors), 20, 0.05, Recalibration(1.7, 0.6))
     torch.testing.assert_close(got.probs, expected)
 
 
 def test_draws_of_recalibrated_logits_have_the_recalibrated_moments():
     posteriors = reference.random_posteriors(B=4, K=5, C=3, lowest=1.5)
-    kwargs = {"temperature": 1.7, "variance_scale": 0.6}
-    drawn = predict_by_sampling(*posteriors, 4000, 0.05, torch.Generator().manual_seed(0), **kwargs)
-    exact = predict_exactly(*posteriors, 20, 0.05, **kwargs)
+    logits, recalibration = LogitPosterior(*posteriors), Recalibration(1.7, 0.6)
+    drawn = predict_by_sampling(logits, 4000, 0.05, recalibration, torch.Generator().manual_seed(0))
+    exact = predict_exactly(logits, 20, 0.05, recalibration)
     # Means of 4000 softmaxes scatter by less than 0.008; the rest is what the mean-field approximation leaves.
     assert (drawn.probs - exact.probs).abs().sum(-1).mean() / 2 < 0.05
     assert torch.corrcoef(torch.stack([drawn.epistemic, exact.epistemic]))[0, 1] > 0.9

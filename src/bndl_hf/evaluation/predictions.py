@@ -2,7 +2,8 @@
 
 One backbone pass answers exactly and, where asked, by sampling. Neither logits nor probabilities are kept: about 120
 bytes an image and, for the measures that look at every class, 3 x C x 15 sums. The numbers lie on disk in shards
-(shards.py), so an interrupted pass goes on where it was and several processes share one. evaluation.py judges them.
+(`bndl_hf.utils.shards`), so an interrupted pass goes on where it was and several processes share one. judging.py
+judges them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 import bndl_hf.model
 import bndl_hf.uncertainty
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.mean_field import recalibrated_samples
+from bndl_hf.model.decisions import Decisions
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.uncertainty import OOD_SCORES, gap_test, ood_scores
 from bndl_hf.uncertainty.classwise import ClasswiseBins, bin_every_class
@@ -46,7 +47,7 @@ class PredictionSettings:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} is no number of images; pass 1 or more.")
+            raise ValueError(f"batch_size={self.batch_size} is not a number of images; pass 1 or more.")
         if any(S < 2 for S in self.num_samples):
             raise ValueError(
                 f"num_samples={list(self.num_samples)}: a t-test needs 2 draws or more; leave out what is below."
@@ -212,9 +213,9 @@ def _predict_batch(
             features, method="monte_carlo", num_samples=max(settings.num_samples), generator=generator
         )
         assert sampled.logits_samples is not None
-        temperature, spread = model.config.temperature, model.config.variance_scale**0.5
+        recalibration = Decisions.of(model.config).recalibration
         for S in settings.num_samples:
-            test = gap_test(recalibrated_samples(sampled.logits_samples[:S], temperature, spread))
+            test = gap_test(recalibration.samples(sampled.logits_samples[:S]))
             kept |= {f"{_P_SAMPLED}{S}": test.p_value, f"{_ZERO_SPREAD}{S}": test.zero_spread}
     return {name: tensor.cpu() for name, tensor in kept.items()}
 

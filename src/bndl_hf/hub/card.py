@@ -20,8 +20,8 @@ from scipy.stats import t as student_t
 
 from bndl_hf.hub.card_facts import CardFacts, as_code, as_text, image_link, is_hub_id, public_name
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.model.posterior_head import SPARSITY_THRESHOLD
 from bndl_hf.model.presets import PRESETS
-from bndl_hf.model.sparse_loadings import SPARSITY_THRESHOLD
 from bndl_hf.uncertainty.measures import find_measure
 
 # Measures a card shows, in this order; any `pavpu_N_draws` follows `pavpu`.

@@ -207,10 +207,11 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
 
 
 def _scores(outputs: Mapping[str, Tensor], function_to_apply: Any) -> Tensor:
-    """[C] of one image: the predictive probabilities, or the asked-for function of the mean logits."""
+    """[C] of one image: the predictive probabilities, or the asked-for function of the logits `forward` returns."""
     if function_to_apply is None:
         return outputs["probs"][0]
-    logits, name = outputs["logits_mean"][0], getattr(function_to_apply, "value", function_to_apply)
+    log_probs, name = outputs["probs"][0].log(), getattr(function_to_apply, "value", function_to_apply)
+    logits = log_probs - log_probs.max()  # the top class is the reference of the gaps
     return {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[name]
 
 

@@ -102,5 +102,5 @@ def ood_aupr(score_in: Tensor, score_out: Tensor, positive: str = "out") -> floa
 def _sides(score_in: Tensor, score_out: Tensor, positive: str) -> tuple[Tensor, Tensor]:
     """Checked scores of the positive and of the negative side, oriented so that higher = more positive."""
     check_choice(positive, "positive", POSITIVE)
-    inside, outside = check_scores(score_in, "score_in"), check_scores(score_out, "score_out")
-    return (outside, inside) if positive == "out" else (-inside, -outside)
+    score_in, score_out = check_scores(score_in, "score_in"), check_scores(score_out, "score_out")
+    return (score_out, score_in) if positive == "out" else (-score_in, -score_out)

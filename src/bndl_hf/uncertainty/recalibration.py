@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from bndl_hf.model.mean_field import mean_field_log_probs, recalibrated_samples
+from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.predictive import BNDLPrediction
 
 from .scoring import log_loss_per_image
@@ -124,13 +124,13 @@ def _negative_log_likelihood(prediction: BNDLPrediction, labels: Tensor) -> _Obj
     rows = max(1, _CHUNK // (C * (1 if draws is None else len(draws))))
 
     def log_probs(part: slice, temperature: Tensor, scale: Tensor) -> Tensor:
+        # Not quite zero: the square root of v has an infinite gradient there, where that of the likelihood vanishes.
+        recalibration = Recalibration(temperature, scale.square().clamp_min(1e-30))
         if draws is not None:
-            recalibrated = recalibrated_samples(as_float64(draws[:, part]), temperature, scale)
+            recalibrated = recalibration.samples(as_float64(draws[:, part]))
             return recalibrated.log_softmax(-1).logsumexp(0) - math.log(len(draws))
         mean = as_float64(prediction.logits_mean[part])
-        return mean_field_log_probs(
-            mean - mean.amax(-1, keepdim=True), as_float64(prediction.gap_variance[part]), temperature, scale.square()
-        )
+        return recalibration.log_probs(mean - mean.amax(-1, keepdim=True), as_float64(prediction.gap_variance[part]))
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         x = torch.tensor(point, dtype=torch.float64, device=labels.device, requires_grad=True)

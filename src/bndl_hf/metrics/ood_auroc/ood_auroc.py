@@ -77,9 +77,9 @@ class OodAuroc(evaluate.Metric):
             values = 1 - probs.amax(dim=-1)
         if len(values) != len(is_out):
             raise ValueError(f"predictions has {len(values)} scores for {len(is_out)} references. Pass one for each.")
-        inside, outside = values[is_out == 0], values[is_out == 1]
+        score_in, score_out = values[is_out == 0], values[is_out == 1]
         return {
-            "ood_auroc": ood_auroc(inside, outside),
-            "ood_fpr95": ood_fpr95(inside, outside, positive),
-            "ood_aupr": ood_aupr(inside, outside, positive),
+            "ood_auroc": ood_auroc(score_in, score_out),
+            "ood_fpr95": ood_fpr95(score_in, score_out, positive),
+            "ood_aupr": ood_aupr(score_in, score_out, positive),
         }
