@@ -39,6 +39,7 @@ from transformers import (
     HfArgumentParser,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
@@ -178,7 +179,7 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
 
 def scratch_config(arguments: ModelArguments) -> Any:
     """The configuration of an architecture trained from scratch."""
-    if arguments.model_type not in CONFIG_MAPPING:
+    if arguments.model_type is None or arguments.model_type not in CONFIG_MAPPING:
         raise ValueError(f"--model_type {arguments.model_type} is unknown; try vit, resnet, convnext, swin or dinov2.")
     try:
         overrides = json.loads(arguments.config_overrides)
@@ -248,8 +249,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if dataset.validation is None and arguments.eval_strategy != "no":
         raise ValueError(
             f"{data_arguments.dataset_name} has no validation images, and --eval_strategy "
-            f"{arguments.eval_strategy.value}, which early stopping and the best model need, evaluates on them; pass "
-            "--validation_fraction 0.1 to hold some of the training images out."
+            f"{IntervalStrategy(arguments.eval_strategy).value}, which early stopping and the best model need, "
+            "evaluates on them; pass --validation_fraction 0.1 to hold some of the training images out."
         )
     model, processor = build_model(model_arguments, dataset)
     augmentation = "none" if arguments.cache_features else data_arguments.augmentation
@@ -268,7 +269,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         callbacks=[EarlyStoppingCallback(patience)] if (patience := run_arguments.early_stopping_patience) else None,
     )
     checkpoint = (
-        None if run_arguments.restart else arguments.resume_from_checkpoint or last_checkpoint(arguments.output_dir)
+        None
+        if run_arguments.restart
+        else arguments.resume_from_checkpoint or last_checkpoint(str(arguments.output_dir))
     )
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}; pass --restart to start afresh.")
@@ -307,7 +310,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             dataset_name=data_arguments.dataset_name,
         )
     if trainer.is_world_process_zero():
-        print_summary(results, arguments.output_dir)
+        print_summary(results, str(arguments.output_dir))
     if isinstance(commit, CommitInfo):
         print(f"Published: {commit.commit_url}")
     return results

@@ -67,12 +67,12 @@ def models(arguments: ExplanationsArguments) -> dict[str, BNDLForImageClassifica
     torch.manual_seed(0)
     if arguments.model is not None:
         wrapped = BNDLForImageClassification.from_backbone_pretrained(arguments.model, num_labels=10)
-        return {Path(arguments.model).name: wrapped.to(arguments.device).eval()}
+        return {Path(arguments.model).name: wrapped.to(arguments.device).eval()}  # type: ignore[arg-type]
     made = {}
     for name, config in BACKBONES.items():
         classifier = AutoModelForImageClassification.from_config(config())
         wrapped = BNDLForImageClassification.from_backbone_pretrained(classifier, num_labels=10)
-        made[name] = wrapped.to(arguments.device).eval()
+        made[name] = wrapped.to(arguments.device).eval()  # type: ignore[arg-type]
     return made
 
 

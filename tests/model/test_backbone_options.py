@@ -234,7 +234,7 @@ def test_activation_checkpointing_gives_the_same_gradients(model_type):
 
 
 def test_a_backbone_that_cannot_checkpoint_says_so():
-    with pytest.raises(ValueError, match="does not support (activation|gradient) checkpointing"):
+    with pytest.raises(ValueError, match=r"does not support (activation|gradient) checkpointing"):
         model_of("resnet").gradient_checkpointing_enable()
 
 

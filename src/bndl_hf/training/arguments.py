@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 # Endings of the names of measures of which less is better; transformers knows "loss" alone.
-_SMALLER_IS_BETTER = ("loss", "nll", "likelihood", "brier_score", "calibration_error", "risk_coverage")
+_SMALLER_IS_BETTER: tuple[str, ...] = ("loss", "nll", "likelihood", "brier_score", "calibration_error", "risk_coverage")
 _SMALLER_IS_BETTER += ("ece", "brier", "aurc")
 
 
@@ -126,8 +126,8 @@ class BNDLTrainingArguments(TrainingArguments):
             raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")
         if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
-                f"hub_strategy={self.hub_strategy.value!r} would publish training_args.bin, which holds paths of this "
-                "machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
+                f"hub_strategy={HubStrategy(self.hub_strategy).value!r} would publish training_args.bin, which holds "
+                "paths of this machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
             )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers import Trainer
 
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.collating import FeatureBatch
 from bndl_hf.training.features import FeatureDataset, cached_features
 
@@ -31,7 +32,9 @@ def training_on_features(trainer: Trainer) -> Iterator[None]:
     collate = trainer.data_collator
 
     def cached(dataset: Any, name: str) -> FeatureDataset:
-        return cached_features(model, dataset, trainer.args, trainer.processing_class, collate, name)
+        return cached_features(
+            model, dataset, cast(BNDLTrainingArguments, trainer.args), trainer.processing_class, collate, name
+        )
 
     train_dataset: Any = cached(trainer.train_dataset, "train")
     eval_dataset: Any = trainer.eval_dataset

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler, Subset
-from transformers import PretrainedConfig
 from transformers.trainer_utils import has_length
+
+from bndl_hf.model.configuration_bndl import BNDLConfig
 
 
 def known_labels(dataset: Any) -> Tensor | None:
@@ -47,13 +48,14 @@ def all_labels(dataset: Any) -> Tensor:
     labels = known_labels(dataset)
     if labels is not None:
         return labels
+    rows: Any = dataset
     if not has_length(dataset):
         raise ValueError(
             "train_dataset has no length, so its classes cannot be counted; pass a dataset with a length, or leave out "
             "weighted_sampler and class_weights."
         )
     with torch.random.fork_rng():
-        return torch.tensor([_label_of(dataset[row], row) for row in range(len(dataset))])
+        return torch.tensor([_label_of(rows[row], row) for row in range(len(rows))])
 
 
 def _label_of(row: Any, index: int) -> int:
@@ -100,7 +102,7 @@ def class_weights(given: list[float] | str, counts: Tensor) -> Tensor:
     return (weights / mean).float()
 
 
-def describe_classes(counts: Tensor, config: PretrainedConfig) -> str:
+def describe_classes(counts: Tensor, config: BNDLConfig) -> str:
     """The classes found and their images in one line: each by its name where there are few, else their range.
 
     Example:
@@ -113,7 +115,7 @@ def describe_classes(counts: Tensor, config: PretrainedConfig) -> str:
     return f"{line}, {int(counts.min())} to {int(counts.max())} a class"
 
 
-def missing_classes(counts: Tensor, config: PretrainedConfig) -> str | None:
+def missing_classes(counts: Tensor, config: BNDLConfig) -> str | None:
     """A sentence naming the classes without training images, or None where every class has some."""
     missing = [config.id2label[i] for i in (counts == 0).nonzero().flatten().tolist()]
     if not missing:

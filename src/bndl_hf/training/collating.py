@@ -20,7 +20,7 @@ class FeatureBatch(dict[str, Tensor]):
         )
 
 
-def collate_rows(rows: Any) -> Mapping[str, Tensor]:
+def collate_rows(rows: Any) -> dict[str, Any]:
     """A batch of rows {"pixel_values", "labels"} or of pairs (image [3, H, W], label), as torchvision's datasets give.
 
     Args:
@@ -29,7 +29,7 @@ def collate_rows(rows: Any) -> Mapping[str, Tensor]:
     Raises:
         ValueError: images that are not tensors yet, or rows of another form.
     """
-    if isinstance(rows, Mapping):
+    if isinstance(rows, dict):
         return rows
     first = rows[0]
     if isinstance(first, Mapping):

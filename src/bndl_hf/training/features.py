@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from bndl_hf.model.backbone_inputs import features_of
@@ -102,8 +102,8 @@ def cached_features(
         )
     _check_rows_repeat(dataset, collate, name)
     key = cache_key(model, dataset, processor, arguments)
-    folder = Path(arguments.feature_cache_dir or os.path.join(arguments.output_dir, "features")) / key
-    model = model.to(arguments.device).eval()
+    folder = Path(arguments.feature_cache_dir or os.path.join(str(arguments.output_dir), "features")) / key
+    model = nn.Module.to(model, arguments.device).eval()  # `to` as torch types it
     shards = fill_shards(
         folder,
         dataset,

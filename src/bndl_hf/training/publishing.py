@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
@@ -35,7 +34,7 @@ class HubPublishing(Trainer):
                 self.args.hub_private_repo = private  # transformers 5.20 has no argument for it
             super().init_hf_repo(token=token)
         except (HTTPError, HFValidationError, OSError) as error:
-            repo_id = self.args.hub_model_id or self.args.output_dir
+            repo_id = self.args.hub_model_id or str(self.args.output_dir)
             raise hub_error("Making", repo_id, error) from error
 
     def push_to_hub(
@@ -47,7 +46,7 @@ class HubPublishing(Trainer):
         private: bool | None = None,
         results: Mapping[str, Any] | None = None,
         **card_facts: Any,
-    ) -> CommitInfo | Future | None:
+    ) -> Any:
         """Save the model, then publish it with its processor, results and card as one commit.
 
         Args:
@@ -76,10 +75,8 @@ class HubPublishing(Trainer):
             "private": self.args.hub_private_repo if private is None else private,
             **card_facts,
         }
-        model = self.accelerator.unwrap_model(self.model)
-        if blocking:
-            return push_to_hub(model, self.processing_class, self.hub_model_id, **arguments)
-        return HfApi().run_as_future(push_to_hub, model, self.processing_class, self.hub_model_id, **arguments)
+        what: Any = (self.accelerator.unwrap_model(self.model), self.processing_class, self.hub_model_id)
+        return push_to_hub(*what, **arguments) if blocking else HfApi().run_as_future(push_to_hub, *what, **arguments)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish the model as it stands after a checkpoint.
@@ -92,10 +89,9 @@ class HubPublishing(Trainer):
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
         progress = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
         try:
+            what: Any = (self.accelerator.unwrap_model(self.model), self.processing_class, self.hub_model_id)
             push_to_hub(
-                self.accelerator.unwrap_model(self.model),
-                self.processing_class,
-                self.hub_model_id,
+                *what,
                 results=self._last_evaluation(),
                 commit_message=f"Training in progress, {progress}",
                 token=self.args.hub_token,

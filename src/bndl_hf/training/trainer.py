@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -214,7 +214,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             if self.accelerator.scaler is None or self._losses_not_finite > _MOST_SKIPPED_STEPS:
                 step, epoch = self.state.global_step + 1, self.state.epoch or 0.0
                 trained = self.accelerator.unwrap_model(model)
-                kept = last_checkpoint(self.args.output_dir)
+                kept = last_checkpoint(str(self.args.output_dir))
                 raise loss_not_finite(loss.item(), step, self._batch_of_step, epoch, trained, kept)
         if self.accelerator.sync_gradients:
             self._batch_of_step = 0
@@ -351,7 +351,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         finally:
             self.compute_metrics, self._judge = metrics_of_user, None
         for name, value in judge.measures().items():
-            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+            cast(dict[str, Any], output.metrics).setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
 
