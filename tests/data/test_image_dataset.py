@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -518,3 +519,12 @@ def test_pairs_of_image_and_label_are_batched_like_rows() -> None:
 def test_rows_that_are_not_an_image_and_its_class_are_refused(row, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         collate([row])
+
+
+def test_the_example_of_the_guide_runs_and_prints_what_it_shows(capsys) -> None:
+    code = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "data.md").read_text(), re.S)[0]
+    names: dict = {}
+    exec(code, names)
+    (shown,) = re.findall(r"\n# (train: .*), \.\.\.\n", code)
+    assert capsys.readouterr().out.startswith(shown)
+    assert names["batch"]["pixel_values"].shape == (2, 3, 32, 32)

@@ -242,7 +242,7 @@ def test_a_truncated_file_among_many_is_named(tmp_path, classify, answer, serve,
                 classifier(sources, batch_size=2)
         with pytest.raises(ValueError, match=rf"^Cannot read image http://.*/cut\.{ending}"):
             classifier([f"{serve}/good.png", f"{serve}/cut.{ending}"])
-        for read in (rows, rows.to_iterable_dataset()):
+        for read in (rows, rows.to_iterable_dataset(), KeyDataset(rows, "image")):
             with pytest.raises(ValueError, match=rf"^Cannot read the image in row 1 of the dataset .*cut\.{ending}\)"):
                 list(classifier(read))
 

@@ -68,7 +68,7 @@ def read_image(source: Any, timeout: float | None = None) -> Any:
         source: a path, a URL, base64 text, a PIL image, a `DatasetRow`, or a numpy array or torch tensor: [H, W],
             [H, W, c] or [c, H, W], c one of 1, 3, 4; values 0..255 of an integer type, 0..65535 of uint16, or
             floating-point numbers in [0, 1].
-        timeout: seconds to wait for a URL; None waits for ever.
+        timeout: seconds to wait for a URL; None waits without limit.
 
     Raises:
         ValueError: the image cannot be read; the sentence names it and the reason.

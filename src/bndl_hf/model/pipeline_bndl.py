@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification, ImageClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import KeyDataset
 
 from .input_images import DatasetRows, read_image, streamed_rows
 
@@ -76,8 +77,11 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
             return []
         if getattr(inputs, "ndim", 0) == 4:
             inputs = list(inputs)
+        column = None
+        if isinstance(inputs, KeyDataset) and type(_features(inputs.dataset).get(inputs.key)).__name__ == "Image":
+            inputs, column = inputs.dataset, inputs.key
         if hasattr(inputs, "column_names"):  # a datasets.Dataset or IterableDataset, whose rows are dictionaries
-            column = _image_column(inputs)
+            column = column or _image_column(inputs)
             inputs = DatasetRows(inputs, column) if hasattr(inputs, "__len__") else streamed_rows(inputs, column)
         return super().__call__(inputs, **kwargs)
 
@@ -221,9 +225,14 @@ def _uncertainty(outputs: Mapping[str, Tensor]) -> dict[str, float | bool]:
     return {name: outputs[name][0].item() for name in UNCERTAINTY}
 
 
+def _features(dataset: Any) -> dict[str, Any]:
+    """{column: feature} of a `datasets.Dataset`; empty for any other."""
+    return getattr(dataset, "features", None) or {}
+
+
 def _image_column(dataset: Any) -> str:
     """Name of the one column of a `datasets.Dataset` that holds images."""
-    features = dataset.features or {}
+    features = _features(dataset)
     found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     if len(found) != 1:
         raise ValueError(
