@@ -123,11 +123,8 @@ def random_views(arguments: FactorsArguments) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, each [N, D]."""
     name = arguments.model_name_or_path
     kind, is_bndl = BNDLForImageClassification, AutoConfig.from_pretrained(name).model_type == "bndl"
-    model = (
-        (kind.from_pretrained if is_bndl else kind.from_backbone_pretrained)(name)
-        .to(torch.device(arguments.device))
-        .eval()
-    )
+    model: Any = (kind.from_pretrained if is_bndl else kind.from_backbone_pretrained)(name)
+    model.to(arguments.device).eval()
     processor = AutoImageProcessor.from_pretrained(name)
     chosen = DataArguments(arguments.dataset_name, max_eval_samples=arguments.num_images)
     rows = load_image_dataset(chosen, evaluation_only=True).with_pixel_values("test", processor, arguments.augmentation)
@@ -175,7 +172,7 @@ def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, Tensor], arguments
 def compare_maps(arguments: MapsArguments) -> dict[str, Any]:
     """Agreement and faithfulness of the maps of each image's largest part."""
     name = arguments.model_name_or_path
-    model = BNDLForImageClassification.from_pretrained(name).to(arguments.device).eval()  # type: ignore[arg-type]
+    model = BNDLForImageClassification.from_pretrained(name).to(arguments.device).eval()
     processor = AutoImageProcessor.from_pretrained(name)
     chosen = DataArguments(arguments.dataset_name, max_eval_samples=arguments.num_images)
     rows = load_image_dataset(chosen, evaluation_only=True).with_pixel_values("test", processor)

@@ -179,7 +179,7 @@ def test_the_best_model_needs_no_flag_beside_the_one_that_asks_for_it() -> None:
 
 def test_choosing_without_validation_images_is_answered_with_a_sentence(tmp_path: Path) -> None:
     argv = ["--model_type", "resnet", *COMMON, "--early_stopping_patience", "3", "--output_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match="digits has no validation images, .* pass --validation_fraction 0.1 to hold"):
+    with pytest.raises(ValueError, match=r"digits has no validation images, .* pass --validation_fraction 0.1 to hold"):
         finetune.main(argv)
     with pytest.raises(ValueError, match="--early_stopping_patience 0 would stop before it starts; pass 1 or more"):
         finetune.main([*argv, "--early_stopping_patience", "0"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,8 +29,8 @@ def collate_rows(rows: Any) -> dict[str, Any]:
     Raises:
         ValueError: images that are not tensors yet, or rows of another form.
     """
-    if isinstance(rows, dict):
-        return rows
+    if isinstance(rows, Mapping):
+        return cast(dict[str, Any], rows)
     first = rows[0]
     if isinstance(first, Mapping):
         if not {"pixel_values", "features"} & set(first):

@@ -56,7 +56,8 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
 
     Args:
         model: a `BNDLForImageClassification` reading {"pixel_values", "labels"}, a peft model around one
-            (docs/peft.md), or a decision layer (`PosteriorHead`) reading {"features", "labels"}; None with `model_init`.
+            (docs/peft.md), or a decision layer (`PosteriorHead`) reading {"features", "labels"}; None with
+            `model_init`.
         args: `BNDLTrainingArguments`.
         data_collator: makes a batch of rows; None takes rows of tensors and (image, label) pairs.
         compute_loss_func: called with (outputs, labels, num_items_in_batch=), its value takes the place of the negative
