@@ -66,8 +66,8 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             are accumulated (Departure: transformers passes the images of a whole step).
         compute_metrics: gets a `BNDLEvalPrediction`: logits whose softmax is the predictive, labels, and beside them
             `probs` and `p_value`.
-        train_dataset, eval_dataset, processing_class, model_init, callbacks, optimizers, optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics: as in `Trainer`.
+        train_dataset, eval_dataset, processing_class, model_init, callbacks: as in `Trainer`.
+        optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in `Trainer`.
 
     Raises:
         TypeError: for arguments that are not `BNDLTrainingArguments`.
