@@ -9,7 +9,7 @@ from bndl_hf.data.image_dataset import DataArguments, ImageDataset, load_image_d
 
 def known_classes(config: PretrainedConfig) -> list[str] | None:
     """Names of a model's classes in its order, unless they are placeholders."""
-    names = [config.id2label[i] for i in range(config.num_labels)]
+    names = [str(name) for _, name in sorted((config.id2label or {}).items())]  # by number
     return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
 
 

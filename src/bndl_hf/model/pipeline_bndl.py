@@ -47,6 +47,8 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         >>> is_certain = classifier("parrot.png", top_k=1)[0]["is_certain"]
     """
 
+    model: Any  # a BNDLForImageClassification, whose file imports this one
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model.eval()
