@@ -28,7 +28,7 @@ from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTra
 from bndl_hf.data.image_dataset import DataArguments, collate, load_image_dataset, make_image_processor
 from bndl_hf.hub import create_model_card
 from bndl_hf.plots import prediction_sheet
-from bndl_hf.uncertainty import summarize
+from bndl_hf.uncertainty import MEASURES, summarize
 from bndl_hf.utils.command_line import run
 from bndl_hf.utils.results import describe_environment, write_json
 
@@ -260,7 +260,10 @@ def share(correct: Tensor) -> float | None:
 def summary(results: dict[str, Any]) -> str:
     """Everything that was measured, on one screen."""
     n, num_certain, cost = results["num_images"], results["num_certain"], results["cost"]
-    right = round(results["accuracy"] * n)
+
+    def measured(name: str) -> str:
+        measure = MEASURES[name]
+        return f"  {measure.label:<20}{measure.write(results[name]):>9}  {measure.describe()}"
 
     def verdict(word: str, count: int, accuracy: float | None) -> str:
         return f"  {word:<20}{count:>7} images" + (
@@ -273,11 +276,7 @@ def summary(results: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"\nOn {n} test images, with one exact prediction each",
-            f"  {'accuracy':<20}{100 * results['accuracy']:>7.1f} %      {right} of {n} right",
-            f"  {'NLL':<20}{results['nll']:>7.3f} nats   of the true label; smaller is better",
-            f"  {'ECE':<20}{results['ece']:>7.3f}        calibration error, 15 bins; 0 is perfect",
-            f"  {'PAvPU':<20}{100 * results['pavpu']:>7.1f} %      accurate and certain, or inaccurate and uncertain",
-            f"  {'':<20}{'':>7}        (exact, S = {results['num_samples']}, p < {results['threshold']:g})",
+            *map(measured, ("accuracy", "negative_log_likelihood", "expected_calibration_error", "pavpu")),
             "\nIs it right when it says that it is certain?",
             verdict("certain", num_certain, results["accuracy_certain"]),
             verdict("uncertain", n - num_certain, results["accuracy_uncertain"]),

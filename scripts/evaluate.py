@@ -32,11 +32,12 @@ from bndl_hf import BNDLForImageClassification
 from bndl_hf.data.classes import load_images_to_judge
 from bndl_hf.data.image_dataset import DataArguments, collate
 from bndl_hf.data.unlabelled import load_unlabelled_images, parse_named
-from bndl_hf.evaluation.judging import MEASURES, OOD_MEASURES, Evaluation, evaluate_classifier
+from bndl_hf.evaluation.judging import Evaluation, evaluate_classifier
 from bndl_hf.evaluation.predictions import PredictionSettings
 from bndl_hf.model.predictive import paired_p_value
-from bndl_hf.uncertainty import pavpu_from_p_value, risk_coverage_curve
-from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.uncertainty import MEASURES, OOD_MEASURES, pavpu_from_p_value, risk_coverage_curve, sampled_pavpu
+from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
+from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
 # Scores with a histogram, and what stands below it; p-values crowd at zero, their figure is PAvPU's.
@@ -59,7 +60,7 @@ RANKED_BY = {
 
 @dataclass
 class EvaluateArguments:
-    """What to judge, on which images from outside, and where the results go."""
+    """What to judge, on which out-of-distribution images, and where the results go."""
 
     model_name_or_path: str = field(metadata={"help": "Hub id or folder of a BNDL classifier and its processor."})
     ood_datasets: list[str] = field(
@@ -98,7 +99,7 @@ def evaluate(arguments: EvaluateArguments, data_arguments: DataArguments) -> tup
     settings = PredictionSettings(
         arguments.batch_size, tuple(sorted(set(arguments.num_samples) - {0})), seed=arguments.seed
     )
-    ood = parse_named(arguments.ood_datasets)
+    named = parse_named(arguments.ood_datasets)
     name = arguments.model_name_or_path
     model = BNDLForImageClassification.from_pretrained(name, dtype=arguments.dtype).to(state.device)
     processor = AutoImageProcessor.from_pretrained(name)
@@ -106,9 +107,9 @@ def evaluate(arguments: EvaluateArguments, data_arguments: DataArguments) -> tup
     with state.main_process_first():
         dataset = load_images_to_judge(data_arguments, model.config, name)
         images = dataset.with_pixel_values("test", processor)
-        outside = {
+        ood = {
             other: load_unlabelled_images(source, processor, data_arguments, arguments.ood_split)
-            for other, source in ood.items()
+            for other, source in named.items()
         }
         if arguments.restart and state.is_main_process:
             shutil.rmtree(cache_dir, ignore_errors=True)
@@ -117,12 +118,12 @@ def evaluate(arguments: EvaluateArguments, data_arguments: DataArguments) -> tup
         images,
         cache_dir=cache_dir,
         collate=collate,
-        ood_datasets={other: rows for other, (rows, _) in outside.items()},
+        ood_datasets={other: rows for other, (rows, _) in ood.items()},
         processor=processor,
         settings=settings,
         num_workers=arguments.num_workers,
     )
-    sources = {"test": dataset.sources["test"], **{other: where for other, (_, where) in outside.items()}}
+    sources = {"test": dataset.sources["test"], **{other: where for other, (_, where) in ood.items()}}
     return evaluation, sources
 
 
@@ -139,11 +140,11 @@ def draw(evaluation: Evaluation, folder: Path, dataset_name: str) -> list[Path]:
         p_value = paired_p_value(predictions.gap_ratio, num_samples)
         return pavpu_from_p_value(p_value, correct, threshold).pavpu
 
-    sampled = {n: results[f"pavpu_{n}_draws"] for n in predictions.p_value_sampled}
+    sampled = {n: results[sampled_pavpu(n)] for n in predictions.p_value_sampled}
     thresholds = np.geomspace(1e-4, 0.99, 60)
     draws = np.unique(np.geomspace(2, 1000, 60).round().astype(int)).tolist()
     figures = {
-        "reliability": plots.reliability_diagram(**bins, error=results["ece"]),
+        "reliability": plots.reliability_diagram(**bins, error=results["expected_calibration_error"]),
         "accuracy_by_decile": plots.accuracy_by_decile_plot(
             {RANKED_BY[name]: groups["accuracy"] for name, groups in results["deciles"].items()}, accuracy
         ),
@@ -166,7 +167,7 @@ def draw(evaluation: Evaluation, folder: Path, dataset_name: str) -> list[Path]:
 
 
 def histograms(evaluation: Evaluation, dataset_name: str) -> Any:
-    """Scores of the dataset beside those from outside; without any, of right answers beside wrong ones."""
+    """Scores of the dataset beside those of the OOD sets; without any, of right answers beside wrong ones."""
     from bndl_hf import plots
 
     predictions, shown, notes = evaluation.predictions, {}, {}
@@ -189,7 +190,7 @@ def table(results: dict[str, Any]) -> str:
     """Every figure with what it means, one a line."""
     width = max(map(len, MEASURES)) + 2
     settings = results["settings"]
-    lines = [f"{name:<{width}}{_written(results[name])}  {meaning}" for name, meaning in MEASURES.items()]
+    lines = [f"{name:<{width}}{_written(results[name])}  {measure.describe()}" for name, measure in MEASURES.items()]
     lines += ["", f"PAvPU and the share of certain images at p < {settings['threshold']:g}, by number of draws S:"]
     for row in results["pavpu_by_samples"]:
         certain = (row["accurate_certain"] + row["inaccurate_certain"]) / results["num_images"]
@@ -197,8 +198,8 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"  S = {row['num_samples']:<5}{_written(row['pavpu'])}{_written(certain)}  {how}")
     if "ood" in results:
         scores = list(next(iter(results["ood"].values()))["scores"])
-        lines += ["", "Images from outside, by score (higher = more out):"]
-        lines += [f"  {name:<8}{meaning}" for name, meaning in OOD_MEASURES.items()]
+        lines += ["", "Out-of-distribution images, by score (higher: more likely out of distribution):"]
+        lines += [f"  {name:<8}{measure.describe()}" for name, measure in OOD_MEASURES.items()]
         for name, judged in results["ood"].items():
             lines += ["", f"  {name:<22}" + "".join(f"{measure:>8}" for measure in OOD_MEASURES)]
             for score in scores:
@@ -224,11 +225,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     evaluation, sources = evaluate(arguments, data_arguments)
     state, folder = PartialState(), Path(arguments.output_dir)
-    results = {"evaluated_on": sources["test"], **evaluation.results}
+    results = {"evaluated_on": public_text(sources["test"]), **evaluation.results}
     for name, judged in results.get("ood", {}).items():
-        judged["evaluated_on"] = sources[name]
+        judged["evaluated_on"] = public_text(sources[name])
     results |= {
-        "command": "scripts/evaluate.py " + " ".join(argv),
+        "command": recorded_command("scripts/evaluate.py", argv),
         "environment": {
             **describe_environment(),
             "device": state.device.type,

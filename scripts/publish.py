@@ -5,9 +5,9 @@ r"""Publish a trained BNDL classifier on the Hub: weights, code, image processor
     python scripts/publish.py --model_name_or_path outputs/mine --repo_id alice/vit-bndl \
         --base_model google/vit-base-patch16-224 --dataset_name uoft-cs/cifar10 --license apache-2.0
 
---dry_run lists exactly what would be uploaded and asks nobody. results.json and README.md are taken from the model's
-folder when they are there (finetune.py writes both); paths and tokens never leave this machine. Log in first with
-`hf auth login`, or set HF_TOKEN.
+--dry_run lists exactly what would be uploaded and makes no network call. results.json and README.md are taken from the
+model's folder when they are there (finetune.py writes both); paths and tokens never leave this machine. Log in first
+with `hf auth login`, or set HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _chosen(given: str | None, default: Path, flag: str) -> Path | None:
     if given is None:
         return default if default.is_file() else None
     if not Path(given).is_file():
-        raise ValueError(f"{flag} {given} is no file here.")
+        raise ValueError(f"{flag} {given} is not a file here.")
     return Path(given)
 
 
@@ -87,7 +87,7 @@ def _read_results(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); name another file with --results.") from error
+        raise ValueError(f"{file} is not JSON ({error}); name another file with --results.") from error
 
 
 def print_contents(contents: dict[str, int], repo_id: str) -> None:

@@ -1,14 +1,11 @@
-"""The elastic-net path against scikit-learn, other ways to sparse loadings, and the split of a comparison's rows."""
+"""The elastic-net path against scikit-learn, heads of point masses, and the split of a comparison's rows."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from bndl_hf import BNDLConfig
 from bndl_hf.baselines import FeatureTask, elastic_net_path, make_head
-from bndl_hf.baselines.sparsity import ProximalPenalty
-from bndl_hf.training import fit_decision_layer
 
 
 def test_a_path_s_heads_answer_as_scikit_learn_does_on_standardised_features():
@@ -54,55 +51,29 @@ def test_rows_are_chosen_on_test_or_on_held_out_training_rows_and_never_reported
         FeatureTask.split(tensors(), report_from=6)
 
 
-# ---- other ways to sparse loadings ----
+# ---- heads of point masses ----
 
 
-def test_loadings_below_the_threshold_get_the_gradient_of_a_gelu():
-    layer = make_head("bndl_through_zero", 6, 4)[0]
-    layer.raw_loadings.data.uniform_(-0.3, 0.3)
+@pytest.mark.parametrize("name", ["nmf", "dense"])
+def test_a_head_of_point_masses_is_a_softmax_of_its_mean_logits(name):
     torch.manual_seed(0)
-    weights = torch.randn(layer.config.num_factors, 4)
-    posterior = layer.loading_posterior()
-    (gradient,) = torch.autograd.grad((posterior.mean * weights).sum(), layer.raw_loadings)
-    assert torch.equal(posterior.mean, layer.raw_loadings.clamp_min(0))
-    u = (layer.raw_loadings.detach().double() / 0.1).requires_grad_()
-    torch.nn.functional.gelu(u).sum().backward()
-    torch.testing.assert_close(gradient.double(), weights.double() * u.grad, rtol=1e-4, atol=1e-5)
+    layer = make_head(name, 6, 4)[0].eval()
+    features, labels = torch.randn(9, 6), torch.arange(9) % 4
+    read, weights = (features, layer.raw_loadings) if name == "dense" else (features.relu(), layer.raw_loadings.relu())
+    logits = read @ weights + layer.raw_bias
+    output, prediction = layer(features, labels), layer.predict(features)
+    torch.testing.assert_close(output.logits_mean, logits)
+    torch.testing.assert_close(prediction.probs, logits.softmax(-1))
+    torch.testing.assert_close(output.nll, torch.nn.functional.cross_entropy(logits, labels))
+    assert output.kl_local == output.kl_global == 0
+    assert prediction.logits_variance.eq(0).all()
+    assert prediction.is_certain.all()
+    assert layer.sparsity() == pytest.approx((weights.abs() > 1e-5).float().mean().item())
 
 
-@pytest.mark.parametrize("group", [False, True])
-def test_a_proximal_step_solves_its_own_minimisation(group):
-    layer = make_head("bndl_lasso", 4, 3)[0]
-    layer.raw_loadings.data.normal_(generator=torch.Generator().manual_seed(0))
-    before = layer.raw_loadings.detach().clone().double()
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.25)
-    ProximalPenalty(2.0, group).on_optimizer_step(None, None, None, model=layer, optimizer=optimizer)
-    after = layer.raw_loadings.detach().double()
-    assert torch.equal(after[before <= 0], before[before <= 0])
-    # argmin over x of |x - y|^2 / 2 + 0.25 * 2 * |x|, element by element or row by row, of the loadings above zero.
-    y = before.clamp_min(0).numpy()
-    size = np.linalg.norm(y, axis=1, keepdims=True) if group else np.abs(y)
-    expected = np.where(size > 0.5, y * (1 - 0.5 / np.maximum(size, 1e-12)), 0.0)
-    np.testing.assert_allclose(after.clamp_min(0).numpy(), expected, atol=1e-6)
-
-
-def test_a_strong_proximal_penalty_leaves_few_loadings():
-    task = FeatureTask.digits()
-    config = BNDLConfig(feature_dim=64, num_labels=10, loading_density=1.0)
-    penalty = ProximalPenalty(30.0)
-    layer = fit_decision_layer(*task.train, config, callbacks=[penalty], num_train_epochs=4, disable_tqdm=True)
-    assert layer.sparsity() < 0.5
-
-
-def test_a_pruned_loading_comes_back_where_gradients_go_through_zero():
-    layer = make_head("bndl_through_zero", 4, 3)[0]
-    torch.nn.init.constant_(layer.raw_loadings, 0.5)
-    layer.prune_smallest(0.5)
-    pruned = layer.factor_loadings == 0
-    assert 0 < pruned.sum() < pruned.numel()
-    optimizer = torch.optim.SGD([layer.raw_loadings], lr=0.1)
-    for _ in range(10):
-        optimizer.zero_grad()
-        (-layer.factor_loadings.sum()).backward()
-        optimizer.step()
-    assert (layer.factor_loadings[pruned] > 0).all()
+def test_a_dense_layer_is_not_pruned_and_a_projection_is_not_ignored():
+    with pytest.raises(ValueError, match="A dense layer is not pruned"):
+        make_head("dense", 6, 4)[0].prune_smallest(0.1)
+    for name in ("nmf", "dense"):
+        with pytest.raises(ValueError, match="reads the features themselves; pass projection='none'"):
+            make_head(name, 6, 4, projection="linear")

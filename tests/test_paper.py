@@ -13,8 +13,10 @@ from torch.nn.functional import cross_entropy, linear, softplus
 import reference
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.model.predictive import gap_moments, logit_moments, predict_by_sampling, predict_exactly
-from bndl_hf.model.weibull import WeibullPosterior, kl_weibull_gamma, relative_variance, sample_weibull, weibull_scale
+from bndl_hf.model.logit_posterior import LogitPosterior
+from bndl_hf.model.mean_field import Recalibration
+from bndl_hf.model.predictive import predict_by_sampling, predict_exactly
+from bndl_hf.model.weibull import WeibullPosterior, kl_weibull_gamma, relative_variance
 from bndl_hf.uncertainty import accuracy_by_uncertainty_decile, pavpu
 
 B, D, K, C = 12, 8, 6, 4
@@ -68,7 +70,7 @@ def test_every_logit_is_a_sum_of_non_negative_parts(features):
     evidence = layer.explain(features, top_k=K)
     assert (evidence.contributions >= 0).all()
     total = evidence.contributions.sum(dim=1) + evidence.bias
-    expected = layer(features).logits.gather(1, evidence.target[:, None]).squeeze(1)
+    expected = layer(features).logits_mean.gather(1, evidence.target[:, None]).squeeze(1)
     torch.testing.assert_close(total, expected)
 
 
@@ -78,7 +80,8 @@ def test_every_logit_is_a_sum_of_non_negative_parts(features):
 def test_eq_6_a_draw_is_the_scale_times_the_kth_root_of_an_exponential():
     uniform = torch.tensor([0.0001, 0.3, 0.5, 0.99])
     expected = [2.0 * (-math.log(1 - u)) ** (1 / 1.5) for u in uniform.tolist()]
-    torch.testing.assert_close(sample_weibull(torch.tensor(2.0), torch.tensor(1.5), uniform), torch.tensor(expected))
+    posterior = WeibullPosterior(torch.tensor(2.0 * math.gamma(1 + 1 / 1.5)), torch.tensor(1.5))
+    torch.testing.assert_close(posterior.quantile(uniform), torch.tensor(expected))
 
 
 def test_eq_7_the_kl_in_closed_form():
@@ -119,15 +122,15 @@ def test_eq_11_the_mean_loading_is_a_thresholded_relu_of_a_free_matrix():
     mean = (layer.raw_loadings - 0.1).clamp_min(0)
     assert 0 < (mean == 0).float().mean() < 1
     torch.testing.assert_close(q.mean, mean)
-    torch.testing.assert_close(q.scale, weibull_scale(mean, q.concentration))
+    torch.testing.assert_close(q.scale, mean / torch.exp(torch.lgamma(1 + 1 / q.concentration)))
 
 
 def test_gamma_functions_cancel_so_the_deterministic_pass_does_not_know_k(features):
     layer = make_layer().eval()
-    before = layer(features).logits
+    before = layer(features).logits_mean
     torch.nn.init.constant_(layer.loading_concentration.bias, 3.0)
     torch.nn.init.constant_(layer.score_concentration.bias, -1.0)
-    assert torch.equal(layer(features).logits, before)
+    assert torch.equal(layer(features).logits_mean, before)
 
 
 @pytest.mark.parametrize(("k", "cv"), [(1, 1.0), (2, 0.52), (5, 0.23), (10, 0.12)])
@@ -138,17 +141,19 @@ def test_k_sets_the_coefficient_of_variation(k, cv):
 def test_a_large_concentration_is_non_negative_matrix_factorisation():
     scores, loadings, bias = reference.random_posteriors(B, K, C)
     certain = [WeibullPosterior(q.mean, torch.full_like(q.mean, 1e7)) for q in (scores, loadings)]
-    drawn = predict_by_sampling(*certain, bias, 5, 0.05, torch.Generator().manual_seed(0)).logits_samples
+    generator = torch.Generator().manual_seed(0)
+    drawn = predict_by_sampling(LogitPosterior(*certain, bias), 5, 0.05, Recalibration(), generator).logits_samples
     nmf = scores.mean @ loadings.mean + bias
     torch.testing.assert_close(drawn, nmf.expand_as(drawn), rtol=1e-5, atol=1e-5)
 
 
 def test_mean_and_variance_of_every_logit_and_gap_are_exact_sums():
     posteriors = reference.random_posteriors(B, K, C)
-    for got, expected in zip(logit_moments(*posteriors), reference.logit_moments(*posteriors), strict=True):
+    logits = LogitPosterior(*posteriors)
+    for got, expected in zip((logits.mean, logits.variance), reference.logit_moments(*posteriors), strict=True):
         torch.testing.assert_close(got, expected)
     r = torch.arange(B) % C
-    for got, expected in zip(gap_moments(*posteriors, r), reference.gap_moments(*posteriors, r), strict=True):
+    for got, expected in zip(logits.gaps(r), reference.gap_moments(*posteriors, r), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-10)
 
 
@@ -223,7 +228,7 @@ def test_pavpu_tends_to_accuracy_as_the_number_of_draws_grows():
 
 def test_the_exact_p_value_is_the_paired_t_test_at_the_exact_moments():
     posteriors = reference.random_posteriors(B, K, C)
-    prediction = predict_exactly(*posteriors, 20, 0.05)
+    prediction = predict_exactly(LogitPosterior(*posteriors), 20, 0.05, Recalibration())
     top = prediction.logits_mean.topk(2).indices
     mean, variance = reference.gap_moments(*posteriors, top[:, 1])
     row = torch.arange(B)
@@ -272,6 +277,6 @@ def test_the_released_bias_is_thresholded_too():
 
 def test_identical_logits_are_a_tie_and_not_nan():
     flat = WeibullPosterior(torch.zeros(1, 2), torch.ones(1, 2)), WeibullPosterior(torch.zeros(2, 2), torch.ones(2, 2))
-    prediction = predict_by_sampling(*flat, torch.zeros(2), 20, 0.05)
+    prediction = predict_by_sampling(LogitPosterior(*flat, torch.zeros(2)), 20, 0.05, Recalibration())
     assert prediction.p_value.item() == 1
     assert not prediction.is_certain

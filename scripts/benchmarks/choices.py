@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparsity_variants import SPARSITY_HEADS  # type: ignore[import-not-found] # beside this script
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines import FeatureTask, current_defaults, train_and_judge
+from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_and_judge
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, read_finished, write_json
 
-COLUMNS = ("accuracy", "nll", "ece", "aurc", "nonzero_loadings")
+HEADS.update(SPARSITY_HEADS)  # `train_and_judge` finds heads by their names
+COLUMNS = ("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage", "sparsity")
 
 
 # Variants that are heads of their own.
@@ -123,7 +125,10 @@ def table(runs: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(one["variant"] for one in runs):
         of_name = [one for one in runs if one["variant"] == name]
         means = [statistics.mean(one[column] for one in of_name) for column in COLUMNS]
-        means += [statistics.mean(one["tempered"][column] for one in of_name) for column in ("nll", "temperature")]
+        means += [
+            statistics.mean(one["tempered"][column] for one in of_name)
+            for column in ("negative_log_likelihood", "temperature")
+        ]
         lines.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in means) + " |")
     return "\n".join(lines)
 

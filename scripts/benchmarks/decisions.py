@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from bndl_hf.baselines import HEADS, FeatureTask, train_head
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.uncertainty import (
     fit_abstention,
@@ -35,7 +35,7 @@ from bndl_hf.utils.results import describe_environment, write_json
 
 # What is fitted, by name: the variance scale held, None for a free one.
 RECALIBRATIONS: dict[str, float | None] = {"T": 1.0, "T and v": None, "T, v = 0": 0.0}
-FIGURES = ("accuracy", "nll", "ece", "aurc")
+FIGURES = ("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage")
 
 
 @dataclass
@@ -67,21 +67,15 @@ def judge_decisions(head: str, seed: int, task: FeatureTask, arguments: Argument
     layer = train_head(head, task, seed, disable_tqdm=True, **training)
     (held_out_features, held_out_labels), (features, truth) = task.choosing, task.reporting
 
-    def figures(layer: BNDLDecisionLayer) -> dict[str, float]:
+    def figures(layer: PosteriorHead) -> dict[str, float]:
         prediction = layer.predict(features)
         found = summarize(prediction.probs, truth, prediction.p_value)
         return {name: found[name] for name in FIGURES}
 
     results: dict[str, Any] = {"head": head, "seed": seed, "recalibration": {"none": figures(layer)}}
+    uncalibrated = layer.predict(held_out_features)
     for name, variance_scale in RECALIBRATIONS.items():
-        fitted = fit_temperature(
-            layer,
-            held_out_labels,
-            data=held_out_features,
-            variance_scale=variance_scale,
-            batch_size=4096,
-            progress=False,
-        )
+        fitted = fit_temperature(uncalibrated, held_out_labels, variance_scale=variance_scale)
         layer.set_temperature(fitted)
         results["recalibration"][name] = {
             **figures(layer),

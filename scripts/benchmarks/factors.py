@@ -115,7 +115,7 @@ def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, ...], arguments: a
         "num_factors": scores.shape[1],
         "used_factors": K,
         "active_factors": int(alive.sum()),
-        "nonzero_loadings": layer.sparsity(),
+        "sparsity": layer.sparsity(),
         "purity": purity.purity[alive].mean().item(),
         "purity_of_best_10": purity.purity[alive].topk(min(10, int(alive.sum()))).values.mean().item(),
         "chance": purity.chance,
@@ -128,7 +128,7 @@ def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, ...], arguments: a
 
 def table_of_heads(runs: list[dict[str, Any]]) -> str:
     """Means over seeds as a Markdown table."""
-    columns = ("accuracy", "nonzero_loadings", "active_factors", "purity", "purity_of_best_10", "chance", "nt_xent")
+    columns = ("accuracy", "sparsity", "active_factors", "purity", "purity_of_best_10", "chance", "nt_xent")
     ks = list(runs[0]["sepin"])
     lines = ["| head | " + " | ".join([*columns, *(f"SEPIN{k}" for k in ks)]) + " |"]
     lines.append("|---" * (1 + len(columns) + len(ks)) + "|")

@@ -21,7 +21,14 @@ from bndl_hf.plots import save_figure, sparsity_frontier_plot
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, read_finished, write_json
 
-FIGURES = ("nonzero_loadings", "factors_per_class", "accuracy", "nll", "ece", "aurc")
+FIGURES = (
+    "sparsity",
+    "factors_per_class",
+    "accuracy",
+    "negative_log_likelihood",
+    "expected_calibration_error",
+    "area_under_risk_coverage",
+)
 NAMES = {"bndl": "BNDL", "elastic net": "elastic net (glm_saga's objective)"}
 
 
@@ -88,14 +95,16 @@ def points(runs: list[dict[str, Any]], head: str) -> list[dict[str, float]]:
     for group in groups.values():
         point = {name: statistics.mean(one[name] for one in group) for name in FIGURES}
         point |= {f"{name}_sd": statistics.pstdev(one[name] for one in group) for name in FIGURES}
-        point["tempered_nll"] = statistics.mean(one["tempered"]["nll"] for one in group)
+        point["tempered_negative_log_likelihood"] = statistics.mean(
+            one["tempered"]["negative_log_likelihood"] for one in group
+        )
         found.append(point)
-    return sorted(found, key=lambda point: point["nonzero_loadings"])
+    return sorted(found, key=lambda point: point["sparsity"])
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Both curves as a Markdown table."""
-    columns = (*FIGURES, "tempered_nll")
+    columns = (*FIGURES, "tempered_negative_log_likelihood")
     lines = ["| head | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for head in NAMES:
         lines += [
@@ -106,11 +115,10 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def curves(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Both curves as `sparsity_frontier_plot` takes them."""
-    renamed = {"nonzero_loadings": "nonzero", "factors_per_class": "per_class"}
     return {
         NAMES[head]: {
-            renamed.get(name, name): [point[name] for point in points(runs, head)]
-            for name in (*FIGURES, "accuracy_sd", "nll_sd")
+            name: [point[name] for point in points(runs, head)]
+            for name in (*FIGURES, "accuracy_sd", "negative_log_likelihood_sd")
         }
         for head in NAMES
     }
@@ -123,8 +131,8 @@ def main(argv: list[str] | None = None) -> None:
     runs = compare(arguments)
     print(table(runs))
     figure = Path(arguments.figure or Path(arguments.output).with_suffix(".png"))
-    for x in ("nonzero", "per_class"):
-        path = figure if x == "nonzero" else figure.with_stem(f"{figure.stem}_per_class")
+    for x in ("sparsity", "factors_per_class"):
+        path = figure if x == "sparsity" else figure.with_stem(f"{figure.stem}_per_class")
         print(f"Drawn: {save_figure(sparsity_frontier_plot(curves(runs), x), path)}")
     print(f"Written: {arguments.output}")
 

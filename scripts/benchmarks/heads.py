@@ -29,7 +29,7 @@ from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_and_ju
 from bndl_hf.data import DataArguments, load_image_dataset
 from bndl_hf.data.image_dataset import collate
 from bndl_hf.training.features import cached_features
-from bndl_hf.utils.command_line import run
+from bndl_hf.utils.command_line import recorded_command, run
 from bndl_hf.utils.results import describe_environment, read_finished, write_json
 
 
@@ -85,7 +85,7 @@ def report(results: list[dict[str, Any]], settings: dict[str, Any], argv: list[s
             "sd": {k: statistics.stdev(one[k] for one in runs) if len(runs) > 1 else None for k in runs[0]},
         }
     return {
-        "command": "python scripts/benchmarks/heads.py " + " ".join(argv),
+        "command": f"python {recorded_command('scripts/benchmarks/heads.py', argv)}",
         "settings": settings,
         "environment": describe_environment(),
         "summary": summary,
@@ -106,10 +106,18 @@ def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 def table(summary: dict[str, Any]) -> str:
     """The means as a Markdown table."""
-    columns = ["accuracy", "nll", "ece", "aurc", "tempered_nll", "tempered_ece", "pavpu"]
+    columns = [
+        "accuracy",
+        "negative_log_likelihood",
+        "expected_calibration_error",
+        "area_under_risk_coverage",
+        "tempered_negative_log_likelihood",
+        "tempered_expected_calibration_error",
+        "pavpu",
+    ]
     known = next(iter(summary.values()))["mean"]
     columns += [c for c in known if c.startswith(("ood_max_probability", "ood_joint"))]
-    columns += ["nonzero_loadings", "factors_per_class", "train_seconds", "predict_seconds"]
+    columns += ["sparsity", "factors_per_class", "train_seconds", "predict_seconds"]
     lines = ["| head | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for head, figures in summary.items():
         lines.append(f"| {head} | " + " | ".join(f"{figures['mean'][c]:.4f}" for c in columns) + " |")

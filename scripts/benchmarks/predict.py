@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     name = Path(arguments.features).name if arguments.features else "digits (8x8 pixels)"
     write_json(
         arguments.output,
-        {"times": times, "features": name, "nll": runs, "environment": describe_environment()},
+        {"times": times, "features": name, "negative_log_likelihood": runs, "environment": describe_environment()},
     )
     print(
         f"exact {1e3 * times['exact_seconds']:.0f} ms, {times['num_samples']} draws "

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from bndl_hf import BNDLConfig
 from bndl_hf.baselines import HEADS, FeatureTask, train_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.uncertainty import (
     PAvPUCounts,
     StreamingMetrics,
@@ -41,7 +42,7 @@ from bndl_hf.uncertainty import (
     pavpu,
     pavpu_from_p_value,
 )
-from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.results import describe_environment, write_json
 
 # ---- PAvPU against S, test and values ----
@@ -68,7 +69,7 @@ def pavpu_table(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def judge(
-    layer: BNDLDecisionLayer, features: Tensor, labels: Tensor, seed: int, samples: list[int]
+    layer: PosteriorHead, features: Tensor, labels: Tensor, seed: int, samples: list[int]
 ) -> list[dict[str, Any]]:
     """PAvPU by the first S of one set of draws, by the exact moments for the same S, and by the other tests at S = 20.
 
@@ -249,7 +250,7 @@ def peak_mib() -> float:
 
 def command(arguments: argparse.Namespace) -> str:
     """How this was run, for the result file."""
-    return "python scripts/benchmarks/uncertainty.py " + " ".join(arguments.argv)
+    return f"python {recorded_command('scripts/benchmarks/uncertainty.py', arguments.argv)}"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -19,7 +19,7 @@ AutoConfig.register("bndl", BNDLConfig)
 AutoModel.register(BNDLConfig, BNDLModel)
 AutoModelForImageClassification.register(BNDLConfig, BNDLForImageClassification)
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _LAZY = {"BNDLTrainer": "bndl_hf.training.trainer", "BNDLTrainingArguments": "bndl_hf.training.arguments"}
 

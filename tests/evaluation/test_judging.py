@@ -68,16 +68,16 @@ def test_numbers_of_a_stream_are_those_of_all_images_at_once(tmp_path: Path) -> 
     expected = {
         "num_images": 22,
         "accuracy": correct.double().mean().item(),
-        "nll": negative_log_likelihood(whole.probs, labels),
-        "brier": brier_score(whole.probs, labels),
+        "negative_log_likelihood": negative_log_likelihood(whole.probs, labels),
+        "brier_score": brier_score(whole.probs, labels),
         "brier_reliability": parts.reliability,
         "brier_resolution": parts.resolution,
         "brier_uncertainty": parts.uncertainty,
         "brier_within_bin": parts.within_bin,
-        "ece": expected_calibration_error(whole.probs, labels),
-        "adaptive_ece": adaptive_calibration_error(whole.probs, labels),
-        "classwise_ece": classwise_calibration_error(whole.probs, labels),
-        "aurc": area_under_risk_coverage(confidence, correct),
+        "expected_calibration_error": expected_calibration_error(whole.probs, labels),
+        "adaptive_calibration_error": adaptive_calibration_error(whole.probs, labels),
+        "classwise_calibration_error": classwise_calibration_error(whole.probs, labels),
+        "area_under_risk_coverage": area_under_risk_coverage(confidence, correct),
         "coverage_at_5_percent_risk": coverage_at_risk(confidence, correct, 0.05),
         "error_detection_auroc": error_detection_auroc(confidence, correct),
         "pavpu": pavpu_from_p_value(whole.p_value, correct).pavpu,
@@ -100,12 +100,12 @@ def test_exact_p_values_of_any_number_of_draws_come_from_one_ratio(tmp_path: Pat
     pixel_values = collate([images[row] for row in range(22)])["pixel_values"]
     for S in (2, 5, 20, 100):
         p_value = model.predict(pixel_values, num_samples=S).p_value.double()
-        torch.testing.assert_close(paired_p_value(ratio, S), p_value, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(paired_p_value(ratio.double(), S), p_value, rtol=1e-3, atol=1e-6)
 
 
 def test_sampled_pavpu_is_that_of_the_draws_with_its_settings(tmp_path: Path) -> None:
     model, images = runs.classifier(), runs.images(4)  # one batch: its draws are those of its first row's seed
-    results = judge(predict(model, tmp_path, images), num_samples=20, threshold=0.05)
+    results = judge(predict(model, tmp_path, images), num_samples=20, threshold=0.05, sparsity=0.1)
     pixel_values = collate([images[row] for row in range(4)])["pixel_values"]
     generator = torch.Generator().manual_seed(0)
     draws = model.predict(pixel_values, method="monte_carlo", num_samples=5, generator=generator).logits_samples
@@ -134,7 +134,7 @@ def test_a_second_pass_reads_what_the_first_wrote(tmp_path: Path) -> None:
     first, second = runs.classifier(), runs.classifier()
     passes = count_passes(first), count_passes(second)
     kept = predict(first, tmp_path)
-    assert torch.equal(predict(second, tmp_path).nll, kept.nll)
+    assert torch.equal(predict(second, tmp_path).negative_log_likelihood, kept.negative_log_likelihood)
     assert (len(passes[0]), len(passes[1])) == (6, 0)
 
 
@@ -191,8 +191,12 @@ def test_a_change_makes_another_key(change: Callable[[dict[str, Any]], Any]) -> 
 def test_a_perfect_model_has_defined_numbers(tmp_path: Path) -> None:
     kept = predict(runs.classifier(), tmp_path)
     perfect = type(kept)(**{**vars(kept), "predicted": kept.labels})
-    results = judge(perfect, num_samples=20, threshold=0.05)
-    assert (results["accuracy"], results["aurc"], results["coverage_at_1_percent_risk"]) == (1, 0, 1)
+    results = judge(perfect, num_samples=20, threshold=0.05, sparsity=0.1)
+    assert (results["accuracy"], results["area_under_risk_coverage"], results["coverage_at_1_percent_risk"]) == (
+        1,
+        0,
+        1,
+    )
     assert results["error_detection_auroc"] is None
 
 

@@ -12,7 +12,13 @@ from bndl_hf.hub import create_model_card
 
 from .processes import run_python
 
-RESULTS = {"accuracy": 0.9123, "nll": 0.2518, "ece": 0.0119, "pavpu": 0.92, "evaluated_on": "split 'test' of cats"}
+RESULTS = {
+    "accuracy": 0.9123,
+    "negative_log_likelihood": 0.2518,
+    "expected_calibration_error": 0.0119,
+    "pavpu": 0.92,
+    "evaluated_on": "split 'test' of cats",
+}
 
 
 def test_the_metadata_holds_the_results_where_the_hub_looks_for_them(resnet_model) -> None:
@@ -27,7 +33,9 @@ def test_the_metadata_holds_the_results_where_the_hub_looks_for_them(resnet_mode
     assert metadata["datasets"] == "uoft-cs/cifar10"
     assert metadata["license"] == "apache-2.0"
     metrics = {m["type"]: m["value"] for m in metadata["model-index"][0]["results"][0]["metrics"]}
-    assert metrics == pytest.approx({"accuracy": 0.9123, "nll": 0.2518, "ece": 0.0119})
+    assert metrics == pytest.approx(
+        {"accuracy": 0.9123, "negative_log_likelihood": 0.2518, "expected_calibration_error": 0.0119}
+    )
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
 
 
@@ -107,3 +115,78 @@ def test_the_code_on_the_card_runs_with_this_package_and_without(tmp_path, resne
     assert printed[0].split()[:2] == printed[1].split()
     assert printed[-1].startswith("rest: ")
     assert "bias:" in printed[-1]
+
+
+def test_facts_of_transformers_trainer_are_taken_under_its_names(resnet_model) -> None:
+    theirs = create_model_card(
+        resnet_model,
+        RESULTS,
+        finetuned_from="microsoft/resnet-50",
+        tasks="image-classification",
+        dataset="Beans",
+        dataset_tags=["AI-Lab/beans"],
+        dataset_args="plain",
+        tags=["vision", "bndl"],
+        language="en",
+        model_name="Leaves",
+    )
+    metadata = theirs.data.to_dict()
+    assert metadata["base_model"] == "microsoft/resnet-50"
+    assert metadata["datasets"] == "AI-Lab/beans"
+    assert metadata["language"] == ["en"]
+    assert metadata["tags"] == ["bndl", "uncertainty", "interpretability", "bayesian", "vision"]
+    (index,) = metadata["model-index"]
+    assert index["name"] == "Leaves"
+    assert index["results"][0]["dataset"] == {
+        "type": "AI-Lab/beans", "name": "Beans", "config": "plain", "split": "test"
+    }  # fmt: skip
+    assert theirs.text.strip().startswith("# Leaves")
+    assert "It was trained on `Beans`." in theirs.text
+    ours = create_model_card(
+        resnet_model, RESULTS, base_model="microsoft/resnet-50", dataset_name="Beans", dataset_tags="AI-Lab/beans",
+        dataset_args="plain", tags="vision", language="en", model_name="Leaves",
+    )  # fmt: skip
+    assert str(ours) == str(theirs)
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"tasks": ["text-classification"]}, "tasks names text-classification; a BNDL classifier does image-class"),
+        ({"finetuned_from": "a/b", "base_model": "a/c"}, "base_model='a/c' and finetuned_from='a/b' are two names"),
+        ({"dataset": ["a", "b"], "dataset_name": "a"}, "dataset_name='a' and dataset='a, b' are two names for one"),
+        ({"tags": [3]}, "tags holds 3; a text or several fit"),
+        ({"finetuned_from": ["a/b", "a/c"]}, "names 2 classifiers; one was wrapped"),
+    ],
+)
+def test_facts_that_contradict_each_other_are_refused_in_a_sentence(resnet_model, facts, sentence) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        create_model_card(resnet_model, RESULTS, **facts)
+
+
+NASTY = "a`b*<script>alert(1)</script>|[x](http://evil.example)\n---\n# {{ 7 * 7 }} \"quoted\" 'text'"
+
+
+def test_names_can_break_neither_the_metadata_nor_the_page_nor_the_code(resnet_model) -> None:
+    card = create_model_card(
+        resnet_model, RESULTS, base_model=NASTY, dataset_name=NASTY, model_id=NASTY, model_name=NASTY, license=NASTY,
+        split=NASTY, tags=NASTY, language=NASTY, figures=[NASTY, "my figure (1).png"],
+    )  # fmt: skip
+    again = ModelCard(str(card))
+    assert again.data.to_dict() == card.data.to_dict()
+    assert again.data.license == NASTY
+    outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", card.text, flags=re.S)
+    assert "<script" not in outside_code
+    assert "[x](" not in outside_code.replace(r"\[x\](", "")
+    assert "49" not in outside_code
+    headings = [line for line in card.text.splitlines() if line.startswith("#")]
+    assert len(headings) == len([line for line in create_model_card(resnet_model, RESULTS).text.splitlines()
+                                 if line.startswith("#")])  # fmt: skip
+    assert "![my figure (1).png](my%20figure%20%281%29.png)" in card.text
+    for code in re.findall(r"```python\n(.*?)```", card.text, re.S):
+        compile(code, "card", "exec")
+
+
+def test_a_number_of_images_that_is_none_is_refused(resnet_model) -> None:
+    with pytest.raises(ValueError, match=r"results\['num_images'\] is 'many'"):
+        create_model_card(resnet_model, RESULTS | {"num_images": "many"})

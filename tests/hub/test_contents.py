@@ -20,7 +20,12 @@ from test_hub_set import FILES
 
 REPOSITORY = Path(__file__).parents[2]
 HUB_SET = {file.name for file in FILES} - {"__init__.py"}
-RESULTS = {"accuracy": 0.875, "nll": 0.5, "num_images": 8, "command": "scripts/finetune.py --dataset_name digits"}
+RESULTS = {
+    "accuracy": 0.875,
+    "negative_log_likelihood": 0.5,
+    "num_images": 8,
+    "command": "scripts/finetune.py --dataset_name digits",
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def test_results_lose_paths_and_tokens_and_keep_the_rest():
     with pytest.raises(ValueError, match="results cannot be written as JSON"):
         public_results({"model": object()})
     with pytest.raises(ValueError, match="leave out what is not a finite number"):
-        public_results({"nll": float("nan")})
+        public_results({"accuracy": float("nan")})
 
 
 @pytest.mark.parametrize(
@@ -124,7 +129,7 @@ def test_a_figure_s_metadata_is_searched_too(tmp_path, model):
 
 
 def test_figures_that_are_not_there_or_share_a_name_are_errors(tmp_path, model, figure):
-    with pytest.raises(ValueError, match=r"figures names nowhere.png, which is no file here"):
+    with pytest.raises(ValueError, match=r"figures names nowhere.png, which is not a file here"):
         list_contents(model, None, "alice/vit-bndl", figures=["nowhere.png"])
     (tmp_path / "other").mkdir()
     same = tmp_path / "other" / figure.name
@@ -134,7 +139,7 @@ def test_figures_that_are_not_there_or_share_a_name_are_errors(tmp_path, model, 
 
 
 def test_only_our_classifiers_are_published(model):
-    with pytest.raises(ValueError, match="A ViTForImageClassification is no BNDLForImageClassification"):
+    with pytest.raises(ValueError, match="A ViTForImageClassification is not a BNDLForImageClassification"):
         list_contents(model.backbone, None, "alice/vit-bndl")
 
 
@@ -176,3 +181,13 @@ def test_nothing_of_the_machine_is_in_anything_a_whole_run_publishes(tmp_path, h
             for path, content in files.items():
                 found = [secret for secret in secrets if secret.encode() in content]
                 assert not found, (title, path)
+
+
+def test_a_fact_that_a_card_does_not_have_is_named_with_those_it_has(model):
+    with pytest.raises(ValueError, match=r"A model card has no author; pass base_model, dataset_name, license, split,"):
+        list_contents(model, None, "alice/vit-bndl", author="Alice")
+
+
+def test_facts_beside_a_card_of_ones_own_are_refused(model):
+    with pytest.raises(ValueError, match="card is a card of your own, which license would not change"):
+        list_contents(model, None, "alice/vit-bndl", card="# Mine\n", license="mit", base_model=None)

@@ -200,14 +200,14 @@ def test_one_factor_stays_where_none_has_a_loading():
     layer.zero_loadings(torch.ones(K, C, dtype=torch.bool))
     smaller = prune(layer)
     assert smaller.config.num_factors == 1
-    torch.testing.assert_close(smaller(features()).logits, layer.bias.expand(9, C))
+    torch.testing.assert_close(smaller(features()).logits_mean, layer.bias.expand(9, C))
 
 
 def test_what_has_no_factors_is_refused():
     with pytest.raises(ValueError, match="A Linear has no BNDL decision layer"):
         prune(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="A DenseDecisionLayer makes no factors"):
-        prune(DenseDecisionLayer(BNDLConfig(feature_dim=3, num_labels=2)))
+        prune(DenseDecisionLayer(BNDLConfig(feature_dim=3, num_labels=2, projection="none")))
 
 
 def test_a_wrapper_that_hands_on_the_layer_of_another_model_is_refused():

@@ -18,7 +18,7 @@ from training import runs
 from uncertainty.reference import random_probs
 
 evaluate = pytest.importorskip("evaluate")
-PROBABILITY_METRICS = ["accuracy", "aurc", "brier_score", "expected_calibration_error"]
+PROBABILITY_METRICS = ["accuracy", "area_under_risk_coverage", "brier_score", "expected_calibration_error"]
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def expected(probs, labels, p_value):
     parts, counts = uncertainty.brier_decomposition(probs, labels), uncertainty.pavpu_from_p_value(p_value, correct)
     return {
         "accuracy": uncertainty.accuracy(probs, labels),
-        "aurc": uncertainty.area_under_risk_coverage(confidence, correct),
-        "excess_aurc": uncertainty.excess_area_under_risk_coverage(confidence, correct),
+        "area_under_risk_coverage": uncertainty.area_under_risk_coverage(confidence, correct),
+        "excess_area_under_risk_coverage": uncertainty.excess_area_under_risk_coverage(confidence, correct),
         "error_detection_auroc": uncertainty.error_detection_auroc(confidence, correct),
         "brier_score": uncertainty.brier_score(probs, labels),
         "brier_reliability": parts.reliability,
@@ -83,11 +83,13 @@ def test_combined_modules_give_the_numbers_of_the_functions(load, judged):
 
 def test_combining_by_path_needs_nothing_of_this_library(judged):
     probs, labels, _ = judged
-    combined = evaluate.combine([bndl_hf.metrics.path(name) for name in ("accuracy", "aurc")])
+    combined = evaluate.combine([bndl_hf.metrics.path(name) for name in ("accuracy", "area_under_risk_coverage")])
     combined.add_batch(predictions=probs[:50], references=labels[:50])
     combined.add_batch(predictions=probs[50:], references=labels[50:])
     results = combined.compute()
-    assert results["aurc"] == pytest.approx(expected(*judged)["aurc"], rel=1e-12)
+    assert results["area_under_risk_coverage"] == pytest.approx(
+        expected(*judged)["area_under_risk_coverage"], rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", [*PROBABILITY_METRICS, "pavpu"])
@@ -116,9 +118,11 @@ def test_settings_reach_the_functions(load, judged):
     binned = load("expected_calibration_error").compute(predictions=probs, references=labels, num_bins=5)
     assert binned["expected_calibration_error"] == uncertainty.expected_calibration_error(*tensors, num_bins=5)
     confidence, correct = probs.max(axis=1), (probs.argmax(axis=1) == labels).astype(int)
-    selective = load("aurc").compute(predictions=confidence, references=correct, risk=0.2, coverage=0.5)
+    selective = load("area_under_risk_coverage").compute(
+        predictions=confidence, references=correct, risk=0.2, coverage=0.5
+    )
     ranked = torch.from_numpy(confidence), torch.from_numpy(correct)
-    assert selective["aurc"] == uncertainty.area_under_risk_coverage(*ranked)
+    assert selective["area_under_risk_coverage"] == uncertainty.area_under_risk_coverage(*ranked)
     assert selective["coverage_at_risk"] == uncertainty.coverage_at_risk(*ranked, risk=0.2)
     assert selective["risk_at_coverage"] == uncertainty.risk_at_coverage(*ranked, coverage=0.5)
     strict = load("pavpu").compute(
@@ -170,7 +174,11 @@ PROBS, LABELS = [[0.9, 0.1], [0.4, 0.6]], [0, 1]
     [
         ("brier_score", {"predictions": [[2.0, -1.0], [0.4, 0.6]], "references": LABELS}, r"probs holds -1;"),
         ("brier_score", {"predictions": [[0.9, 0.9], [0.4, 0.6]], "references": LABELS}, r"sums to 1.8 in row 0"),
-        ("aurc", {"predictions": [[math.nan, 0.9], [0.4, 0.6]], "references": LABELS}, r"1 values that are NaN"),
+        (
+            "area_under_risk_coverage",
+            {"predictions": [[math.nan, 0.9], [0.4, 0.6]], "references": LABELS},
+            r"1 values that are NaN",
+        ),
         ("accuracy", {"predictions": PROBS, "references": [0, 2]}, r"labels holds 2; with C=2 classes"),
         ("brier_score", {"predictions": PROBS, "references": [0]}, r"Mismatch in the number of predictions \(2\)"),
         ("accuracy", {"predictions": [[0.9, 0.1], [1.0]], "references": LABELS}, r"predictions has 2 rows of diff"),
@@ -195,7 +203,9 @@ def test_one_draw_is_named(load):
 
 
 def test_unknown_names_are_answered_with_the_known_ones(load):
-    with pytest.raises(ValueError, match=r"metric 'ece' is unknown; metrics here are accuracy, aurc,"):
+    with pytest.raises(
+        ValueError, match=r"metric 'ece' is unknown; metrics here are accuracy, area_under_risk_coverage,"
+    ):
         bndl_hf.metrics.load("ece")
     with pytest.raises(ValueError, match=r"config_name='samples' is unknown; 'default' takes p-values"):
         load("pavpu", "samples")
@@ -216,9 +226,9 @@ def test_compute_metrics_of_a_trainer(tmp_path, load):
     metrics = trainer.evaluate()
     for ours, theirs in {
         "eval_accuracy": "accuracy",
-        "eval_ece": "expected_calibration_error",
-        "eval_brier": "brier_score",
-        "eval_aurc": "aurc",
+        "eval_expected_calibration_error": "expected_calibration_error",
+        "eval_brier_score": "brier_score",
+        "eval_area_under_risk_coverage": "area_under_risk_coverage",
         "eval_pavpu": "pavpu",
     }.items():
         assert metrics[f"eval_evaluate_{theirs}"] == pytest.approx(metrics[ours], rel=1e-9), theirs
@@ -282,15 +292,15 @@ def test_the_page_is_a_gradio_interface():
     gradio = pytest.importorskip("gradio")
     from bndl_hf.metrics.columns import make_page
 
-    page = make_page(bndl_hf.metrics.path("aurc"))
+    page = make_page(bndl_hf.metrics.path("area_under_risk_coverage"))
     assert isinstance(page, gradio.Interface)
     answer = page.fn('{"predictions": [0.9, 0.8, 0.7, 0.6], "references": [1, 1, 0, 1]}')
-    assert answer["aurc"] == pytest.approx((1 / 3 + 1 / 4) / 4)
+    assert answer["area_under_risk_coverage"] == pytest.approx((1 / 3 + 1 / 4) / 4)
 
 
 def test_importing_is_light_and_a_file_that_hides_evaluate_is_named(tmp_path):
     (tmp_path / "evaluate.py").write_text("")
-    code = "import sys, bndl_hf.metrics; print('evaluate' in sys.modules); bndl_hf.metrics.load('aurc')"
+    code = "import sys, bndl_hf.metrics; print('evaluate' in sys.modules); bndl_hf.metrics.load('pavpu')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split() == ["False"]
     assert done.stderr.splitlines()[-1].startswith(f"ImportError: `import evaluate` found {tmp_path}")

@@ -57,6 +57,8 @@ def test_loss_terms_equal_naive_sums_over_quadratures():
 
     assert output.kl_local.item() == pytest.approx(kl_sum(scores, 2.0, 1.0, 0.1) / B, rel=1e-4)
     assert output.kl_global.item() == pytest.approx(kl_sum(loadings, 0.5, 3.0, 1e-10), rel=1e-4)
+    assert output.loss is output.nll  # in evaluation mode
+    output = layer.train()(features, labels)
     weighted = output.nll + 1e-6 * output.kl_local + 1e-6 * output.kl_global / D
     torch.testing.assert_close(output.loss, weighted)
 
@@ -68,11 +70,41 @@ def test_exact_nll_is_the_mean_field_predictive_of_the_label(mode):
     output = layer(features, labels)
     posteriors = layer.score_posterior(features), layer.loading_posterior(), layer.bias
     # The label is the reference while training, the top class otherwise.
-    against = labels if mode == "train" else output.logits.argmax(-1)
+    against = labels if mode == "train" else output.logits_mean.argmax(-1)
     mean, variance = reference.gap_moments(*posteriors, against)
     damped = mean / torch.sqrt(1 + math.pi / 8 * variance)
     expected = nn.functional.cross_entropy(damped, labels)
     assert output.nll.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(output.logits.double(), damped, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_nll_is_the_cross_entropy_of_the_logits(preset, objective, mode):
+    layer = make_layer(preset=preset, objective=objective).train(mode == "train")
+    layer.set_temperature(1.7, 0.6)
+    features, labels = batch()
+    output = layer(features, labels)
+    assert output.nll == nn.functional.cross_entropy(output.logits, labels)
+    scores, loadings = layer.score_posterior(features), layer.loading_posterior()
+    torch.testing.assert_close(output.logits_mean, scores.mean @ loadings.mean + layer.bias)
+    assert (output.loss == output.nll) == (mode == "eval")
+
+
+@pytest.mark.parametrize("recalibration", [(1.0, 1.0), (0.4, 3.0), (2.5, 0.0)])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_softmax_of_the_logits_in_evaluation_mode_is_the_predictive(preset, recalibration):
+    layer = make_layer(preset=preset).eval()
+    with torch.no_grad():
+        layer.raw_loadings.mul_(4)
+    layer.set_temperature(*recalibration)
+    features, labels = batch()
+    for output in (layer(features), layer(features, labels)):
+        prediction = layer.predict(features)
+        torch.testing.assert_close(output.logits.softmax(-1), prediction.probs, rtol=0, atol=1e-6)
+        assert torch.equal(output.logits.argmax(-1), prediction.predicted_labels)
+        torch.testing.assert_close(output.logits_mean, prediction.logits_mean)
 
 
 def test_exact_objective_has_no_noise_and_the_sampled_one_has():
@@ -83,19 +115,18 @@ def test_exact_objective_has_no_noise_and_the_sampled_one_has():
     assert sampled.eval()(features, labels).loss == sampled(features, labels).loss
 
 
-def test_logits_in_evaluation_are_those_at_the_posterior_mean():
+def test_mean_logits_are_those_at_the_posterior_mean():
     layer = make_layer(preset="released").eval()
     features, _ = batch()
     mean, _ = reference.logit_moments(layer.score_posterior(features), layer.loading_posterior(), layer.bias)
-    torch.testing.assert_close(layer(features).logits.double(), mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer(features).logits_mean.double(), mean, rtol=1e-5, atol=1e-6)
 
 
-def test_without_labels_there_is_no_loss_but_every_divergence():
-    output = make_layer()(batch()[0])
-    assert output.loss is None
-    assert output.nll is None
-    assert output.kl_local.isfinite()
-    assert output.kl_global.isfinite()
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_without_labels_there_is_neither_a_loss_nor_a_term_of_it(mode):
+    output = make_layer().train(mode == "train")(batch()[0])
+    assert output.loss is output.nll is output.kl_local is output.kl_global is None
+    assert set(output) == {"logits", "logits_mean", "factor_scores"}
 
 
 def test_the_exact_objective_learns_and_so_does_the_sampled_one():
@@ -326,7 +357,7 @@ def test_warm_start_is_the_softmax_of_the_dense_head(signed, bias):
     ).eval()
     layer.set_feature_scale(torch.rand(D) + 0.5)
     start_from_dense(layer, head.weight, head.bias, signed=signed)
-    torch.testing.assert_close(layer(features).logits.softmax(-1), head(features).softmax(-1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(layer(features).logits_mean.softmax(-1), head(features).softmax(-1), rtol=0, atol=1e-5)
     assert (layer.factor_loadings >= 0).all()
 
 
@@ -338,7 +369,7 @@ def test_warm_start_from_a_head_without_bias(loading_init, bias):
     features, _ = batch(signed=False)
     start_from_dense(layer, head.weight, head.bias, signed=False)
     expected = head(features[:, :, None, None]).flatten(1).softmax(-1)
-    torch.testing.assert_close(layer(features).logits.softmax(-1), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(layer(features).logits_mean.softmax(-1), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +401,34 @@ def test_features_of_another_width_are_an_error():
 def test_labels_out_of_range_are_an_error(labels):
     with pytest.raises(ValueError, match=f"labels run from {min(labels)} to {max(labels)}; this model knows 0 to 4"):
         make_layer()(torch.randn(2, D), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [torch.eye(3, C, dtype=torch.long), torch.zeros(2).long(), torch.zeros(3), torch.ones(3).bool(), torch.tensor(1)],
+)
+def test_labels_that_are_not_one_class_an_image_are_an_error(labels):
+    with pytest.raises(ValueError, match="one whole number for each of the 3 images fits, its class"):
+        make_layer()(torch.randn(3, D), labels)
+
+
+def test_labels_of_any_whole_number_type_fit():
+    layer, (features, labels) = make_layer(), batch()
+    assert layer(features, labels.to(torch.uint8)).loss == layer(features, labels.int()).loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("projection", ["none", "linear"])
+def test_features_that_are_not_finite_are_seen_behind_pruned_factors_too(projection, value):
+    layer = make_layer(projection=projection).eval()
+    layer.zero_loadings(torch.ones_like(layer.raw_loadings, dtype=torch.bool).index_fill(0, torch.arange(3), False))
+    features, labels = batch()
+    features[2, 7] = value
+    for call in (layer, layer.predict, layer.explain, lambda x: layer.predict(x, method="monte_carlo")):
+        with pytest.raises(ValueError, match=re.escape("in 1 of 24 images (first: image 2 of the batch)")):
+            call(features)
+    if math.isnan(value):  # while training the loss says it
+        assert layer.train()(features, labels).loss.isnan()
 
 
 def test_unknown_method_and_too_few_draws_are_errors():

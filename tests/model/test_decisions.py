@@ -63,7 +63,7 @@ def test_a_saved_and_reloaded_model_decides_the_same(tmp_path, model, method):
 
 def test_fits_are_stored_as_they_are_returned(model):
     labels = torch.arange(6) % NUM_LABELS
-    fitted = fit_temperature(model, labels, data=IMAGES, progress=False)
+    fitted = fit_temperature(model.predict(IMAGES), labels)
     model.set_temperature(fitted)
     assert model.config.temperature == model.decision_layer.config.temperature == fitted.temperature
     prediction = model.predict(IMAGES)

@@ -8,6 +8,7 @@ import torch
 
 import reference
 from bndl_hf.model.evidence import explain_logit
+from bndl_hf.model.logit_posterior import LogitPosterior
 
 
 @pytest.fixture
@@ -21,7 +22,9 @@ def test_parts_are_those_of_a_naive_sum(posteriors, target, top_k):
     scores, loadings, bias = posteriors
     logits = (scores.mean.double() @ loadings.mean.double()) + bias.double()
     expected_target = logits.argmax(-1) if target is None else torch.tensor(target).expand(6)
-    evidence = explain_logit(*posteriors, torch.tensor(target) if isinstance(target, list) else target, top_k)
+    evidence = explain_logit(
+        LogitPosterior(*posteriors), torch.tensor(target) if isinstance(target, list) else target, top_k
+    )
     assert torch.equal(evidence.target, expected_target)
     for b in range(6):
         c = int(expected_target[b])
@@ -40,7 +43,7 @@ def test_parts_are_those_of_a_naive_sum(posteriors, target, top_k):
 @pytest.mark.parametrize("top_k", [0, 9])
 def test_top_k_out_of_range_is_an_error(posteriors, top_k):
     with pytest.raises(ValueError, match=f"top_k={top_k} must lie between 1 and the number of factors, 8"):
-        explain_logit(*posteriors, None, top_k)
+        explain_logit(LogitPosterior(*posteriors), None, top_k)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_top_k_out_of_range_is_an_error(posteriors, top_k):
 )
 def test_target_that_does_not_fit_is_an_error(posteriors, target, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        explain_logit(*posteriors, torch.tensor(target), 2)
+        explain_logit(LogitPosterior(*posteriors), torch.tensor(target), 2)
 
 
 def naive_parts(scores, loadings, weights):
@@ -74,7 +77,7 @@ def naive_parts(scores, loadings, weights):
 
 def test_standard_deviations_and_shares_are_those_of_a_naive_loop(posteriors):
     scores, loadings, _ = posteriors
-    evidence = explain_logit(*posteriors, None, 3)
+    evidence = explain_logit(LogitPosterior(*posteriors), None, 3)
     for b in range(6):
         row = type(scores)(scores.mean[b], scores.concentration[b])
         parts = naive_parts(row, loadings, {int(evidence.target[b]): 1.0})
@@ -96,7 +99,7 @@ def test_a_contrast_is_a_naive_sum_of_signed_parts(posteriors, against, top_k):
     logits, _ = reference.logit_moments(*posteriors)
     target = None if against == "runner_up" else torch.tensor([0, 3, 0, 2, 3, 0])
     given = torch.tensor(against) if isinstance(against, list) else against
-    evidence = explain_logit(*posteriors, target, top_k, given)
+    evidence = explain_logit(LogitPosterior(*posteriors), target, top_k, given)
     contrast = evidence.contrast
     assert torch.equal(contrast.target, evidence.target)
     if against == "runner_up":
@@ -124,7 +127,7 @@ def test_a_contrast_is_a_naive_sum_of_signed_parts(posteriors, against, top_k):
 
 def test_means_and_deviations_are_those_of_draws_within_four_standard_errors():
     scores, loadings, bias = reference.random_posteriors(B=3, K=5, C=3, seed=2)
-    evidence = explain_logit(scores, loadings, bias, 0, 5, against=2)
+    evidence = explain_logit(LogitPosterior(scores, loadings, bias), 0, 5, against=2)
     contrast = evidence.contrast
     generator = torch.Generator().manual_seed(0)
 
@@ -154,7 +157,7 @@ def test_means_and_deviations_are_those_of_draws_within_four_standard_errors():
 def test_an_image_that_shows_nothing_has_no_shares(posteriors):
     scores, loadings, bias = posteriors
     dark = type(scores)(torch.zeros_like(scores.mean), scores.concentration)
-    evidence = explain_logit(dark, loadings, bias, 1, 3, against=2)
+    evidence = explain_logit(LogitPosterior(dark, loadings, bias), 1, 3, against=2)
     for values in (evidence.share, evidence.contribution_std, evidence.rest_std, evidence.contrast.contribution_std):
         assert (values == 0).all()
     assert torch.equal(evidence.total, bias[1].expand(6))
@@ -173,4 +176,4 @@ def test_an_image_that_shows_nothing_has_no_shares(posteriors):
 )
 def test_a_class_to_contrast_with_that_does_not_fit_is_an_error(posteriors, against, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        explain_logit(*posteriors, torch.tensor([0, 1, 2, 3, 0, 2]), 2, against)
+        explain_logit(LogitPosterior(*posteriors), torch.tensor([0, 1, 2, 3, 0, 2]), 2, against)

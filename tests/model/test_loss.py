@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bndl_hf import BNDLConfig
-from bndl_hf.model.loss import negative_elbo
+from bndl_hf.model.loss import likelihood_loss, negative_elbo
 
 TERMS = torch.tensor(2.0), torch.tensor(30.0), torch.tensor(500.0)  # nll, local and global KL
 
@@ -27,3 +27,23 @@ def config(**kwargs):
 )
 def test_each_term_has_its_weight_and_scaling(kwargs, kl_scale, expected):
     assert negative_elbo(*TERMS, config(**kwargs), kl_scale).item() == pytest.approx(expected)
+
+
+def test_weighted_and_smoothed_likelihood_by_a_naive_loop():
+    logits = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()
+    labels, weights = torch.tensor([0, 1, 2, 2, 1, 0, 2]), torch.tensor([0.5, 1.0, 3.0]).double()
+    expected = 0.0
+    for row, label in zip(logits.log_softmax(-1).tolist(), labels.tolist(), strict=True):
+        target = [0.2 / 3 + (0.8 if c == label else 0.0) for c in range(3)]
+        expected -= sum(weights[c].item() * target[c] * row[c] for c in range(3)) / 7
+    got = likelihood_loss(logits, labels, weights, label_smoothing=0.2)
+    assert got.item() == pytest.approx(expected)
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    assert likelihood_loss(logits, labels) == plain
+
+
+def test_parts_of_a_batch_add_up_to_the_weighted_loss_of_the_whole():
+    logits, labels = torch.randn(8, 3), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    parts = [likelihood_loss(logits[i : i + 2], labels[i : i + 2], weights) for i in range(0, 8, 2)]
+    torch.testing.assert_close(torch.stack(parts).mean(), likelihood_loss(logits, labels, weights))

@@ -63,7 +63,7 @@ def test_num_samples_of_an_exact_prediction_is_that_of_its_p_value(model, pixel_
 
 
 def test_contributions_rest_and_bias_add_up_to_the_logit(model, pixel_values):
-    logits = model(pixel_values).logits
+    logits = model(pixel_values).logits_mean
     evidence = model.explain(pixel_values)
     assert torch.equal(evidence.target, logits.argmax(-1))
     for target in (None, 3, torch.tensor([4, 0, 2, 2])):
@@ -214,7 +214,7 @@ def test_warm_start_is_the_softmax_of_the_head_taken_out(tmp_path, pixel_values,
     assert bool((features < 0).any()) == (kind == "vit")
     assert model.config.num_factors == (2 * D if kind == "vit" else D)
     dense = classifier(pixel_values).logits.softmax(-1)
-    torch.testing.assert_close(model(pixel_values).logits.softmax(-1), dense, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model(pixel_values).logits_mean.softmax(-1), dense, rtol=0, atol=1e-5)
 
 
 def test_warm_start_with_other_labels_is_an_error(tmp_path):

@@ -7,15 +7,9 @@ import torch
 from scipy import stats
 
 import reference
-from bndl_hf.model.predictive import (
-    BNDLPrediction,
-    exact_log_probs,
-    gap_moments,
-    logit_moments,
-    paired_p_value,
-    predict_by_sampling,
-    predict_exactly,
-)
+from bndl_hf.model.logit_posterior import LogitPosterior
+from bndl_hf.model.mean_field import Recalibration
+from bndl_hf.model.predictive import BNDLPrediction, paired_p_value, predict_by_sampling, predict_exactly
 from bndl_hf.model.weibull import WeibullPosterior
 
 S, THRESHOLD = 20, 0.05
@@ -26,7 +20,21 @@ def pick(values, index):
 
 
 def sampled(posteriors, num_samples=S, seed=0):
-    return predict_by_sampling(*posteriors, num_samples, THRESHOLD, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return predict_by_sampling(LogitPosterior(*posteriors), num_samples, THRESHOLD, Recalibration(), generator)
+
+
+def exactly(*posteriors):
+    return predict_exactly(LogitPosterior(*posteriors), S, THRESHOLD, Recalibration())
+
+
+def logit_moments(*posteriors):
+    logits = LogitPosterior(*posteriors)
+    return logits.mean, logits.variance
+
+
+def gap_moments(*arguments):
+    return LogitPosterior(*arguments[:3]).gaps(arguments[3])
 
 
 # ---- moments ----
@@ -76,7 +84,7 @@ def test_exact_moments_equal_200000_draws_within_four_standard_errors():
 def test_exact_p_value_and_flip_probability_are_those_of_scipy_at_the_exact_moments():
     # Few classes, close logits: p-values of every size.
     scores, loadings, bias = reference.random_posteriors(B=40, K=6, C=4, lowest=0.6)
-    prediction = predict_exactly(scores, loadings, 0.1 * bias, S, THRESHOLD)
+    prediction = exactly(scores, loadings, 0.1 * bias)
     mean, variance = reference.logit_moments(scores, loadings, 0.1 * bias)
     torch.testing.assert_close(prediction.logits_mean, mean)
     torch.testing.assert_close(prediction.logits_variance, variance)
@@ -92,9 +100,9 @@ def test_exact_p_value_and_flip_probability_are_those_of_scipy_at_the_exact_mome
 
 
 def test_flip_probability_agrees_with_the_share_of_draws_that_flip():
-    # Many factors of similar size: the gap is nearly normal (PAPER.md: correlation 0.998 on trained heads).
+    # Many factors of similar size: the gap is nearly normal (correlation 0.998 on trained heads).
     posteriors = reference.random_posteriors(B=30, K=40, C=3, lowest=2.0)
-    prediction = predict_exactly(*posteriors, S, THRESHOLD)
+    prediction = exactly(*posteriors)
     first, second = prediction.logits_mean.topk(2).indices.unbind(-1)
     draws = reference.joint_logits(*posteriors, num_samples=4000)
     index = torch.arange(30)
@@ -108,7 +116,7 @@ def test_exact_probabilities_are_the_damped_gaps_by_hand():
     # One factor, theta = 2 for certain, Phi_0 = 3 and Phi_1 = 1 for certain but for Var[Phi_0] = 9 (k = 1).
     scores = WeibullPosterior(torch.tensor([[2.0]]).double(), torch.tensor([[1e9]]).double())
     loadings = WeibullPosterior(torch.tensor([[3.0, 1.0]]).double(), torch.tensor([[1.0, 1e9]]).double())
-    prediction = predict_exactly(scores, loadings, torch.zeros(2).double(), S, THRESHOLD)
+    prediction = exactly(scores, loadings, torch.zeros(2).double())
     # gap mean 2 (3 - 1) = 4, gap variance 2^2 * 9 = 36
     expected = 1 / (1 + math.exp(-4 / math.sqrt(1 + math.pi / 8 * 36)))
     assert prediction.probs[0, 0].item() == pytest.approx(expected, rel=1e-9)
@@ -117,17 +125,20 @@ def test_exact_probabilities_are_the_damped_gaps_by_hand():
 
 def test_a_constant_added_to_all_logits_changes_no_answer():
     scores, loadings, bias = reference.random_posteriors(B=5, K=4, C=3)
-    before = predict_exactly(scores, loadings, bias, S, THRESHOLD)
-    after = predict_exactly(scores, loadings, bias + 7, S, THRESHOLD)
+    before = exactly(scores, loadings, bias)
+    after = exactly(scores, loadings, bias + 7)
     for name in ("probs", "p_value", "flip_probability", "total", "epistemic"):
         torch.testing.assert_close(getattr(after, name), getattr(before, name))
 
 
 @pytest.mark.parametrize("reference_class", [0, 1, 2])
-def test_log_probabilities_are_normalised_whatever_the_reference(reference_class):
+def test_damped_logits_are_the_naive_gaps_over_their_damping(reference_class):
     posteriors = reference.random_posteriors(B=5, K=4, C=3)
-    log_probs = exact_log_probs(*posteriors, torch.full((5,), reference_class))
-    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(5).double())
+    r = torch.full((5,), reference_class)
+    mean, variance = reference.gap_moments(*posteriors, r)
+    damped = LogitPosterior(*posteriors).damped(r, Recalibration(1.7, 0.6))
+    torch.testing.assert_close(damped, mean / torch.sqrt(1.7**2 + math.pi / 8 * 0.6 * variance))
+    assert (damped[:, reference_class] == 0).all()
 
 
 def nested_monte_carlo(scores, loadings, bias, outer=200, inner=800):
@@ -146,7 +157,7 @@ def test_epistemic_uncertainty_follows_a_nested_monte_carlo_estimate():
     posteriors = reference.random_posteriors(B=48, K=6, C=4, dtype=torch.float32)
     total, epistemic = nested_monte_carlo(*posteriors)
     assert epistemic.max() > 3 * epistemic.min()  # images differ, so that a correlation means something
-    exact = predict_exactly(*posteriors, S, THRESHOLD)
+    exact = exactly(*posteriors)
     drawn = sampled(posteriors, num_samples=200)
     for prediction in (exact, drawn):
         assert torch.corrcoef(torch.stack([prediction.epistemic, epistemic]))[0, 1] >= 0.9
@@ -159,7 +170,7 @@ def test_epistemic_uncertainty_follows_a_nested_monte_carlo_estimate():
 @pytest.mark.parametrize("lowest", [0.05, 1.5, 1e3])
 def test_uncertainties_add_up_and_are_not_negative(method, lowest):
     posteriors = reference.random_posteriors(B=64, K=6, C=4, dtype=torch.float32, lowest=lowest, highest=10 * lowest)
-    prediction = predict_exactly(*posteriors, S, THRESHOLD) if method == "exact" else sampled(posteriors)
+    prediction = exactly(*posteriors) if method == "exact" else sampled(posteriors)
     for name in ("total", "aleatoric", "epistemic"):
         assert (getattr(prediction, name) >= 0).all()
         assert (getattr(prediction, name) <= math.log(4) + 1e-5).all()
@@ -174,7 +185,7 @@ def test_uncertainties_add_up_and_are_not_negative(method, lowest):
 def test_known_loadings_leave_no_epistemic_uncertainty():
     scores, loadings, bias = reference.random_posteriors(B=8, K=6, C=4)
     loadings = WeibullPosterior(loadings.mean, torch.full_like(loadings.mean, 1e7))
-    assert predict_exactly(scores, loadings, bias, S, THRESHOLD).epistemic.max() < 1e-10
+    assert exactly(scores, loadings, bias).epistemic.max() < 1e-10
     assert sampled((scores, loadings, bias)).epistemic.max() < 1e-6
 
 
@@ -184,7 +195,7 @@ def dead_posteriors(bias):
     return *zeros, torch.tensor(bias)
 
 
-@pytest.mark.parametrize("predict", [lambda p: predict_exactly(*p, S, THRESHOLD), sampled])
+@pytest.mark.parametrize("predict", [lambda p: exactly(*p), sampled])
 def test_a_gap_without_spread_is_settled_and_a_tie_is_not(predict):
     settled, tied = predict(dead_posteriors([0.1, 0.7, 0.0])), predict(dead_posteriors([0.7, 0.7, 0.0]))
     assert settled.p_value.tolist() == [0.0] * 3
@@ -241,7 +252,7 @@ def test_monte_carlo_repeats_with_the_same_generator_and_not_with_another():
 def test_many_draws_approach_the_exact_predictive():
     posteriors = reference.random_posteriors(B=40, K=20, C=4, dtype=torch.float32)
     drawn = sampled(posteriors, num_samples=2000).probs  # standard error below 0.5/sqrt(2000) = 0.011
-    exact = predict_exactly(*posteriors, S, THRESHOLD).probs
+    exact = exactly(*posteriors).probs
     plug_in = logit_moments(*posteriors)[0].softmax(-1)
     distance = (exact - drawn).abs().sum(-1).mean() / 2  # total variation
     assert distance < 0.05  # what the mean-field approximation leaves; here 0.036, where the plug-in is off by 0.155
@@ -254,7 +265,7 @@ def test_large_concentration_collapses_to_nmf(method):
     scores = WeibullPosterior(scores.mean, torch.full_like(scores.mean, 1e6))
     loadings = WeibullPosterior(loadings.mean, torch.full_like(loadings.mean, 1e6))
     posteriors = scores, loadings, bias
-    prediction = predict_exactly(*posteriors, S, THRESHOLD) if method == "exact" else sampled(posteriors)
+    prediction = exactly(*posteriors) if method == "exact" else sampled(posteriors)
     logits = scores.mean @ loadings.mean + bias
     torch.testing.assert_close(prediction.logits_mean, logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(prediction.probs, logits.softmax(-1), rtol=1e-4, atol=1e-5)

@@ -9,14 +9,7 @@ import torch
 from scipy import stats
 
 import reference
-from bndl_hf.model.weibull import (
-    WeibullPosterior,
-    kl_weibull_gamma,
-    relative_variance,
-    sample_weibull,
-    weibull_mean,
-    weibull_scale,
-)
+from bndl_hf.model.weibull import WeibullPosterior, kl_weibull_gamma, relative_variance
 
 CONCENTRATIONS = (0.2, 0.5, 1.0, 2.0, 7.0, 50.0)
 SCALES = (1e-3, 0.1, 1.0, 10.0, 1e2)
@@ -92,16 +85,15 @@ def test_draws_follow_the_weibull_distribution():
 
 def test_draw_is_the_quantile_function():
     uniform = torch.linspace(0.001, 0.999, 50).double()
-    draws = sample_weibull(float64(2.5), float64(0.8), uniform)
-    torch.testing.assert_close(draws, torch.from_numpy(stats.weibull_min(0.8, scale=2.5).ppf(uniform.numpy())))
+    posterior = WeibullPosterior(float64(2.5 * math.gamma(1 + 1 / 0.8)), float64(0.8))
+    expected = torch.from_numpy(stats.weibull_min(0.8, scale=2.5).ppf(uniform.numpy()))
+    torch.testing.assert_close(posterior.quantile(uniform), expected)
 
 
-def test_mean_and_scale_are_inverse():
+def test_the_scale_is_the_mean_over_a_gamma_function():
     k = float64([0.05, 0.3, 1.0, 20.0, 1e4])
-    mean = float64([3.0])
     expected = float64([3.0 / float(mpmath.gamma(1 + 1 / mpmath.mpf(v))) for v in k.tolist()])
-    torch.testing.assert_close(weibull_scale(mean, k), expected, rtol=1e-10, atol=0)
-    torch.testing.assert_close(weibull_mean(expected, k), mean.expand(5), rtol=1e-10, atol=0)
+    torch.testing.assert_close(WeibullPosterior(float64([3.0]), k).scale, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 3e-5)])
@@ -138,21 +130,21 @@ def test_draws_stay_finite_at_the_smallest_concentrations():
 @pytest.mark.parametrize("uniform", ENDS)
 @pytest.mark.parametrize("k", [0.05, 0.3, 1.0, 1e4])
 def test_draws_and_gradients_are_finite_at_the_ends_of_the_uniform(uniform, k):
-    scale = torch.tensor([0.0, 1e-10, 1.0], requires_grad=True)
+    mean = torch.tensor([0.0, 1e-10, 1.0], requires_grad=True)
     concentration = torch.tensor([k] * 3, requires_grad=True)
-    draws = sample_weibull(scale, concentration, torch.full((3,), uniform))
+    draws = WeibullPosterior(mean, concentration).quantile(torch.full((3,), uniform))
     draws.sum().backward()
-    for values in (draws, scale.grad, concentration.grad):
+    for values in (draws, mean.grad, concentration.grad):
         assert values.isfinite().all()
     assert draws[0] == 0
     assert (draws >= 0).all()
 
 
 def test_gradients_of_a_draw_are_those_of_finite_differences():
-    scale = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
+    mean = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
     k = torch.tensor([0.7, 3.0], dtype=torch.float64, requires_grad=True)
     uniform = torch.tensor([0.2, 0.9], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda s, c: sample_weibull(s, c, uniform), (scale, k))
-    assert torch.autograd.gradcheck(lambda s, c: kl_weibull_gamma(s, c, 2.0, 0.5), (scale, k))
+    assert torch.autograd.gradcheck(lambda m, c: WeibullPosterior(m, c).quantile(uniform), (mean, k))
+    assert torch.autograd.gradcheck(lambda s, c: kl_weibull_gamma(s, c, 2.0, 0.5), (mean, k))
     wide = torch.tensor([0.1, 1.0, 19.0, 21.0, 500.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(relative_variance, (wide,))

@@ -120,12 +120,12 @@ def test_arrays_that_do_not_fit_are_named(draw, sentence):
 
 def test_the_frontier_draws_both_measures_of_every_head_and_leaves_out_what_has_no_weights():
     curve = {
-        "nonzero": [0.1, 0.0, 0.01],
-        "per_class": [6.4, 0.0, 0.64],
+        "sparsity": [0.1, 0.0, 0.01],
+        "factors_per_class": [6.4, 0.0, 0.64],
         "accuracy": [0.9, 0.1, 0.8],
-        "nll": [0.3, 2.3, 0.5],
+        "negative_log_likelihood": [0.3, 2.3, 0.5],
     }
-    figure = sparsity_frontier_plot({"BNDL": curve, "other": {**curve, "nll_sd": [0.1, 0.0, 0.1]}})
+    figure = sparsity_frontier_plot({"BNDL": curve, "other": {**curve, "negative_log_likelihood_sd": [0.1, 0.0, 0.1]}})
     left, right = figure.axes
     for axes, expected in ((left, [80.0, 90.0]), (right, [0.5, 0.3])):
         assert len(axes.containers) == 2
@@ -133,9 +133,9 @@ def test_the_frontier_draws_both_measures_of_every_head_and_leaves_out_what_has_
         assert line.get_xdata().tolist() == pytest.approx([1.0, 10.0])
         assert line.get_ydata().tolist() == pytest.approx(expected)
     assert left.get_xscale() == "log"
-    per_class = sparsity_frontier_plot({"BNDL": curve}, x="per_class").axes[0]
+    per_class = sparsity_frontier_plot({"BNDL": curve}, x="factors_per_class").axes[0]
     assert per_class.containers[0].lines[0].get_xdata().tolist() == [0.64, 6.4]
-    with pytest.raises(ValueError, match="x='factors' is unknown; choose one of nonzero, per_class"):
+    with pytest.raises(ValueError, match="x='factors' is unknown; choose one of sparsity, factors_per_class"):
         sparsity_frontier_plot({"BNDL": curve}, x="factors")
     with pytest.raises(ValueError, match="curves is empty"):
         sparsity_frontier_plot({})

@@ -15,9 +15,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.data.image_dataset import make_image_processor
-from bndl_hf.evaluation.judging import MEASURES
 from bndl_hf.hub import create_model_card
 from bndl_hf.hub.contents import public_results
+from bndl_hf.uncertainty import MEASURES
 from script_modules import TINY_RESNET, load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
@@ -38,8 +38,8 @@ def save_model(folder: Path, **config: Any) -> Path:
 
 def command(model: Path, output_dir: Path, *more: str) -> list[str]:
     argv = ["--model_name_or_path", str(model), "--dataset_name", "digits", "--use_cpu", "--batch_size", "128"]
-    outside = ["--ood_datasets", "more=digits", "--ood_split", "train"]  # 1,438 images: two shards
-    return [*argv, *outside, "--output_dir", str(output_dir), *more]
+    ood = ["--ood_datasets", "more=digits", "--ood_split", "train"]  # 1,438 images: two shards
+    return [*argv, *ood, "--output_dir", str(output_dir), *more]
 
 
 def shards(output_dir: Path) -> list[Path]:
@@ -120,9 +120,9 @@ def test_results_are_complete_and_fit_to_publish(runs: Path, model: Path) -> Non
 
 def test_the_table_says_what_every_number_means(runs: Path) -> None:
     text = evaluate.table(json.loads((runs / "whole" / "results.json").read_text()))
-    for name, meaning in MEASURES.items():
+    for name, measure in MEASURES.items():
         (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
-        assert line.endswith(meaning)
+        assert line.endswith(measure.describe())
     assert "S = 100" in text
     assert "joint" in text
 
@@ -139,7 +139,7 @@ def test_a_dataset_that_is_not_there_is_named(model: Path, tmp_path: Path) -> No
     fails([*command(model, tmp_path), "--dataset_name", str(tmp_path / "no")], r"dataset_name='.*no' cannot be loaded")
 
 
-def test_a_set_from_outside_without_images_is_named(model: Path, tmp_path: Path) -> None:
+def test_an_out_of_distribution_set_without_images_is_named(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     argv = [*command(model, tmp_path), "--ood_datasets", f"empty={tmp_path / 'empty'}"]
     fails(argv, r"--ood_datasets='.*empty' cannot be loaded")

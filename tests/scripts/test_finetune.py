@@ -80,7 +80,7 @@ def test_a_frozen_backbone_with_cached_features_is_left_as_it_was(tmp_path: Path
     [
         ([], "Pass either --model_name_or_path"),
         (["--model_type", "resnett"], "--model_type resnett is unknown"),
-        (["--model_type", "resnet", "--config_overrides", "hidden_size=3"], "is no JSON"),
+        (["--model_type", "resnet", "--config_overrides", "hidden_size=3"], "is not JSON"),
         (["--model_type", "resnet", "--config_overrides", '{"hiden_sizes": [1]}'], "ResNetConfig has no hiden_sizes"),
         (["--model_type", "resnet", "--projection", "cubic"], "projection='cubic' is unknown"),
         (["--model_type", "bert"], "has no image classifier"),
@@ -136,3 +136,56 @@ def test_an_unreadable_image_is_named_even_by_a_worker(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "bad.jpg" in result.stderr.strip().splitlines()[-1]
     assert "--skip_bad_images" in result.stderr.strip().splitlines()[-1]
+
+
+def test_early_stopping_keeps_the_best_model_and_weighs_the_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model_type", "resnet", "--config_overrides", json.dumps(TINY_RESNET), "--image_size", "32", *COMMON]
+    choosing = ["--validation_fraction", "0.3", "--early_stopping_patience", "1", "--class_weights", "balanced"]
+    # Better is impossible, so the second evaluation is the last and the first model is kept.
+    never_better = ["--metric_for_best_model", "sparsity", "--learning_rate", "0", "--loading_density", "1"]
+    still = ["--decision_layer_learning_rate", "0", "--augmentation", "none", "--num_train_epochs", "9"]
+    results = finetune.main(
+        [*argv, *choosing, *never_better, *still, "--output_dir", str(tmp_path), "--max_train_samples", "200"]
+    )
+    state = json.loads(
+        (max(tmp_path.glob("checkpoint-*"), key=lambda p: int(p.name[11:])) / "trainer_state.json").read_text()
+    )
+    assert state["epoch"] == 2.0
+    assert state["best_global_step"] == state["global_step"] // 2
+    assert results["evaluated_on"] == "split 'test' of digits"
+    printed = capsys.readouterr()
+    assert "training images of 10 classes: 0 " in printed.out
+    assert "validation images, 359 test images)" in printed.out
+    assert "early stopping" not in printed.err, "the test images decide nothing"
+
+
+def test_the_best_model_needs_no_flag_beside_the_one_that_asks_for_it() -> None:
+    argv = ["--model_type", "resnet", *COMMON, "--validation_fraction", "0.2"]
+    for more, strategy, steps in (
+        (["--load_best_model_at_end"], "epoch", None),
+        (["--load_best_model_at_end", "True", "--save_strategy", "steps", "--save_steps", "40"], "steps", 40),
+        (["--early_stopping_patience=3"], "epoch", None),
+    ):
+        arguments = finetune.parse([*argv, *more])[2]
+        assert arguments.load_best_model_at_end
+        assert (arguments.eval_strategy, arguments.eval_steps) == (strategy, steps)
+        assert (arguments.metric_for_best_model, arguments.greater_is_better) == ("loss", False)
+    arguments = finetune.parse([*argv, "--eval_strategy", "steps", "--eval_steps", "7"])[2]
+    assert (arguments.eval_strategy, arguments.eval_steps, arguments.load_best_model_at_end) == ("steps", 7, False)
+    assert finetune.parse(["--model_type", "resnet", *COMMON])[2].eval_strategy == "no"
+
+
+def test_choosing_without_validation_images_is_answered_with_a_sentence(tmp_path: Path) -> None:
+    argv = ["--model_type", "resnet", *COMMON, "--early_stopping_patience", "3", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="digits has no validation images, .* pass --validation_fraction 0.1 to hold"):
+        finetune.main(argv)
+    with pytest.raises(ValueError, match="--early_stopping_patience 0 would stop before it starts; pass 1 or more"):
+        finetune.main([*argv, "--early_stopping_patience", "0"])
+
+
+def test_a_token_is_not_written_into_the_results(tmp_path: Path) -> None:
+    results = from_scratch(tmp_path, "--max_steps", "1", "--hub_token", "hf_secret")
+    assert "hf_secret" not in (tmp_path / "results.json").read_text()
+    assert "--max_steps 1" in results["command"]

@@ -104,8 +104,8 @@ def test_help_teaches_by_example(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "sentence"),
     [
-        ("--results", "nowhere.json", "--results nowhere.json is no file here."),
-        ("--card", "nowhere.md", "--card nowhere.md is no file here."),
+        ("--results", "nowhere.json", "--results nowhere.json is not a file here."),
+        ("--card", "nowhere.md", "--card nowhere.md is not a file here."),
         ("--figures", "nowhere.png", "nowhere.png"),
         ("--repo_id", "alice/a/b", "Repo id must be in the form"),
     ],
@@ -116,9 +116,9 @@ def test_what_is_wrong_is_said(hub, folder, flag, value, sentence):
     assert hub.store.repos == {}
 
 
-def test_results_that_are_no_json_are_named(hub, folder):
+def test_results_that_are_not_json_are_named(hub, folder):
     (folder / "results.json").write_text("{")
-    with pytest.raises(ValueError, match=r"results\.json is no JSON .*; name another file with --results"):
+    with pytest.raises(ValueError, match=r"results\.json is not JSON .*; name another file with --results"):
         publish.main(arguments(folder))
     assert hub.store.repos == {}
 

@@ -38,10 +38,10 @@ def test_what_lies_below_the_threshold_stays_where_it_is():
 @pytest.mark.parametrize("max_steps", [1, 3, 10, 1000])
 def test_the_density_falls_on_a_cubic_and_ends_where_it_should(max_steps):
     layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
-    pruner = LoadingPruner(layer, start=0.1, end=0.6)
+    pruner = LoadingPruner(start=0.1, end=0.6)
     densities = []
     for step in range(max_steps):
-        pruner.after_step(step, max_steps)
+        pruner.after_step(layer, step, max_steps)
         densities.append(layer.sparsity())
     assert densities[-1] == pytest.approx(0.2)
     assert densities == sorted(densities, reverse=True)
@@ -56,7 +56,7 @@ def test_a_density_of_one_prunes_nothing():
     layer = layer_with(torch.rand(4, 3) + 0.1, loading_density=1.0)
     before = layer.raw_loadings.clone()
     for step in range(10):
-        LoadingPruner(layer, 0.0, 1.0).after_step(step, 10)
+        LoadingPruner(0.0, 1.0).after_step(layer, step, 10)
     assert torch.equal(layer.raw_loadings, before)
 
 
@@ -75,10 +75,10 @@ def test_what_is_pruned_stays_pruned_whatever_the_optimizer_s_momentum(optim):
 
 def test_an_end_that_was_skipped_is_made_up_for():
     layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
-    pruner = LoadingPruner(layer, start=0.1, end=0.6)
+    pruner = LoadingPruner(start=0.1, end=0.6)
     for step in range(100):
         if step != 59:  # an optimizer step that overflowed
-            pruner.after_step(step, 100)
+            pruner.after_step(layer, step, 100)
     assert layer.sparsity() == pytest.approx(0.2)
 
 
@@ -96,9 +96,10 @@ def test_a_trainer_may_train_twice_and_prunes_both_times(tmp_path):
 def test_weights_of_before_the_end_of_pruning_are_told(caplog):
     layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
     with caplog.at_level("WARNING", logger="bndl_hf"):
-        warn_if_not_pruned(layer)
-        assert "100% of the loadings are above zero, not 20%" in caplog.text
+        warn_if_not_pruned(layer, weights_of_step=3, end=0.6, max_steps=10)
+        assert "100% of the loadings are above zero, not 20%: these weights are of step 3" in caplog.text
+        assert "pruning was to end at step 6 of 10. The model works as it is" in caplog.text
         caplog.clear()
         layer.prune_smallest(0.2)
-        warn_if_not_pruned(layer)
+        warn_if_not_pruned(layer, weights_of_step=10, end=0.6, max_steps=10)
     assert not caplog.text

@@ -144,14 +144,14 @@ def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path
         tmp_path, model=model, learning_rate=0.0, decision_layer_learning_rate=0.0, freeze_backbone=True, max_steps=1
     ).train()
     with torch.no_grad():
-        answers = [m.eval()(pixel_values).logits.softmax(dim=-1) for m in (model, dense)]
+        answers = [model.eval()(pixel_values).logits_mean.softmax(dim=-1), dense(pixel_values).logits.softmax(dim=-1)]
     torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
 
 
 def test_the_first_look_at_the_features_leaves_no_trace(tmp_path: Path) -> None:
     trainer = runs.make_trainer(tmp_path, model=runs.classifier("resnet"))
     before, state = runs.weights(trainer.model), torch.get_rng_state()
-    trainer.prepare_decision_layer(resumes=False)
+    preparation.prepare_decision_layer(trainer, resumes=False)
     after = runs.weights(trainer.model)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decision_layer.feature_scale"}
@@ -332,9 +332,9 @@ def test_metrics_of_your_own_get_the_logits(tmp_path: Path) -> None:
 def test_predict_returns_the_logits(trained: BNDLTrainer) -> None:
     output = trained.predict(runs.images(**JUDGED))
     inputs = batch(**JUDGED)
-    np.testing.assert_allclose(
-        output.predictions, trained.model.predict(inputs["pixel_values"]).logits_mean.numpy(), rtol=1e-4, atol=1e-5
-    )
+    with torch.no_grad():
+        expected = trained.model.eval()(inputs["pixel_values"]).logits
+    np.testing.assert_allclose(output.predictions, expected.numpy(), rtol=1e-4, atol=1e-5)
     assert output.label_ids.tolist() == inputs["labels"].tolist()
     assert output.metrics["test_accuracy"] == trained.evaluate()["eval_accuracy"]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bndl_hf.data.pixel_values import collate, make_image_processor
-from bndl_hf.training.checkpoints import checkpoint_problem
+from bndl_hf.training.checkpoint_folders import checkpoint_problem
 from bndl_hf.training.features import cache_key, cached_features
 
 from . import runs

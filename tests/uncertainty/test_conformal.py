@@ -133,13 +133,13 @@ def test_the_smallest_number_of_images_is_enough_and_one_less_is_not():
         ({"penalty": -1.0}, "penalty=-1.0 and free_ranks=5 must be zero or above"),
         ({"labels": LABELS[:-1]}, r"labels has shape \[199\]"),
         ({"labels": LABELS + 1}, "labels holds 6"),
-        ({"probs_or_prediction": PROBS * 2}, "probs sums to 2"),
-        ({"probs_or_prediction": PROBS.where(PROBS < 0.5, math.nan)}, "probs holds .* NaN"),
+        ({"prediction": PROBS * 2}, "probs sums to 2"),
+        ({"prediction": PROBS.where(PROBS < 0.5, math.nan)}, "probs holds .* NaN"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_in_words(change, says):
     with pytest.raises(ValueError, match=says):
-        fit_conformal(**{"probs_or_prediction": PROBS, "labels": LABELS, **change})
+        fit_conformal(**{"prediction": PROBS, "labels": LABELS, **change})
 
 
 # ---- keeping it ----
@@ -160,7 +160,7 @@ def test_a_predictor_survives_json(class_conditional):
         ({"coverage": 0}, "coverage=0 is not in"),
         ({"threshold": [0.1, 0.2]}, "threshold holds 2 numbers for 6 classes"),
         ({"threshold": math.inf}, "threshold=inf must be finite"),
-        ({"penalty": -1}, "penalty=-1 and"),
+        ({"penalty": -1}, "penalty=-1 must be a finite number"),
         ({"surprise": 1}, "unknown: surprise"),
     ],
 )

@@ -1,6 +1,7 @@
 """Temperature and variance scale: known answers, scipy on a naive objective, and what a model does with them."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,17 @@ from torch.utils.data import DataLoader
 import reference
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.logit_posterior import LogitPosterior
+from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.predictive import BNDLPrediction, predict_by_sampling, predict_exactly
 from bndl_hf.training import FeatureDataset
-from bndl_hf.uncertainty import collect_predictions, fit_temperature, negative_log_likelihood
+from bndl_hf.uncertainty import (
+    collect_predictions,
+    fit_abstention,
+    fit_conformal,
+    fit_temperature,
+    negative_log_likelihood,
+)
 from model.tiny import NUM_LABELS, tiny_model
 
 N, D, C = 300, 12, 4
@@ -89,7 +98,7 @@ def test_the_temperature_the_labels_were_drawn_with_is_found_again(true_temperat
     assert abs(fitted.temperature - true_temperature) < 4 * standard_error
     assert standard_error < 0.02 * true_temperature
     assert (fitted.variance_scale, fitted.num_images) == (1.0, 20_000)
-    assert fitted.nll_after <= fitted.nll_before
+    assert fitted.negative_log_likelihood_after <= fitted.negative_log_likelihood_before
 
 
 def test_both_numbers_are_those_of_scipy_on_a_naive_objective():
@@ -102,11 +111,13 @@ def test_both_numbers_are_those_of_scipy_on_a_naive_objective():
     expected = minimize(
         naive_nll, [0.0, 0.0], args=(logits, variance, labels), method="Nelder-Mead", options={"xatol": 1e-6}
     )
-    assert fitted.nll_after == pytest.approx(expected.fun, abs=1e-8)
+    assert fitted.negative_log_likelihood_after == pytest.approx(expected.fun, abs=1e-8)
     assert (fitted.temperature, fitted.variance_scale) == pytest.approx(tuple(np.exp(expected.x)), rel=1e-3)
     alone = fit_temperature(prediction_of(logits, variance), labels)
-    assert alone.nll_after > fitted.nll_after
-    assert naive_nll([math.log(alone.temperature), 0.0], logits, variance, labels) == pytest.approx(alone.nll_after)
+    assert alone.negative_log_likelihood_after > fitted.negative_log_likelihood_after
+    assert naive_nll([math.log(alone.temperature), 0.0], logits, variance, labels) == pytest.approx(
+        alone.negative_log_likelihood_after
+    )
 
 
 def test_a_variance_that_says_nothing_is_scaled_away():
@@ -130,7 +141,7 @@ def test_monte_carlo_predictions_are_fitted_by_the_mean_over_their_draws(layer, 
         return -np.log(probs.mean(0)[np.arange(N), labels.numpy()]).mean()
 
     expected = minimize(naive, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12})
-    assert fitted.nll_after <= expected.fun + 1e-8
+    assert fitted.negative_log_likelihood_after <= expected.fun + 1e-8
 
 
 def test_perfect_and_constant_predictions_have_defined_answers(caplog):
@@ -141,7 +152,7 @@ def test_perfect_and_constant_predictions_have_defined_answers(caplog):
     spread = torch.rand(N, C)
     constant = fit_temperature(prediction_of(torch.zeros(N, C), spread), torch.arange(N) % C, variance_scale=None)
     assert (constant.temperature, constant.variance_scale) == (1.0, 1.0)
-    assert constant.nll_after == pytest.approx(math.log(C))
+    assert constant.negative_log_likelihood_after == pytest.approx(math.log(C))
 
 
 def test_one_image_and_gaps_without_variance_are_enough():
@@ -154,10 +165,7 @@ def test_one_image_and_gaps_without_variance_are_enough():
     [
         (lambda p, y: fit_temperature(p, y[:-1]), r"labels has shape \[299\]"),
         (lambda p, y: fit_temperature(p, y + C), r"labels holds \d; with C=4 classes"),
-        (lambda p, y: fit_temperature(p), "labels are missing"),
-        (lambda p, y: fit_temperature(p, y, data=y), "A prediction is made already"),
         (lambda p, y: fit_temperature(p, y, variance_scale=-1.0), r"variance_scale=-1.0 is not in \[0, 100\]"),
-        (lambda p, y: fit_temperature(tiny_model("vit"), y), "A model needs data"),
         (
             lambda p, y: fit_temperature(prediction_of(random_logits(), torch.full((N, C), math.nan)), y),
             "gap_variance holds 1200 values that are NaN",
@@ -169,19 +177,34 @@ def test_what_cannot_be_fitted_is_refused_in_words(make, says):
         make(prediction_of(random_logits()), torch.arange(N) % C)
 
 
+@pytest.mark.parametrize("given", [BNDLDecisionLayer(BNDLConfig(feature_dim=2, num_labels=2)), torch.rand(3, 2)])
+def test_what_is_not_a_prediction_is_told_how_to_become_one(given):
+    name = type(given).__name__
+    with pytest.raises(TypeError, match=rf"prediction is a {name}; .* collect_predictions\(model, held_out\)"):
+        fit_temperature(given, torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("fit", [partial(fit_conformal, coverage=0.8), partial(fit_abstention, risk=0.3)])
+def test_a_prediction_and_its_probabilities_are_fitted_alike(fit):
+    logits = random_logits()
+    prediction, labels = prediction_of(logits), draw(logits.softmax(-1))
+    assert fit(prediction=prediction, labels=labels) == fit(prediction=prediction.probs, labels=labels)
+
+
 # ---- predictions of a whole set ----
 
 
-def test_tensors_batches_loaders_and_datasets_give_one_and_the_same_fit(layer, held_out):
+def test_tensors_batches_loaders_and_datasets_give_the_same_predictions(layer, held_out):
     features, labels = held_out
-    expected = fit_temperature(layer.predict(features), labels)
+    expected = layer.predict(features)
     dataset = FeatureDataset(features, labels)
     rows = [dataset[i] for i in range(N)]
-    batches = [{"features": features[i : i + 70], "predicted_labels": labels[i : i + 70]} for i in range(0, N, 70)]
+    batches = [{"features": features[i : i + 70], "labels": labels[i : i + 70]} for i in range(0, N, 70)]
+    tensors = collect_predictions(layer, features, labels, progress=False)
     for data in (dataset, batches, iter(batches), DataLoader(rows, batch_size=64)):
-        fitted = fit_temperature(layer, data=data, batch_size=32, progress=False)
-        assert fitted.temperature == pytest.approx(expected.temperature, rel=1e-5)
-    assert fit_temperature(layer, labels, data=features, progress=False).num_images == N
+        for prediction, truth in (tensors, collect_predictions(layer, data, batch_size=32, progress=False)):
+            torch.testing.assert_close(prediction.probs, expected.probs)
+            assert torch.equal(truth, labels)
 
 
 def test_a_models_predictions_are_collected_from_pixel_values():
@@ -227,9 +250,9 @@ def test_predict_gives_the_likelihood_that_was_promised(fresh, held_out, method)
     fitted = fit_temperature(before, labels, variance_scale=None)
     fresh.set_temperature(fitted)
     after = predict()
-    assert fitted.nll_before == pytest.approx(negative_log_likelihood(before.probs, labels))
-    assert negative_log_likelihood(after.probs, labels) == pytest.approx(fitted.nll_after, rel=1e-5)
-    assert fitted.nll_after < fitted.nll_before - 0.05
+    assert fitted.negative_log_likelihood_before == pytest.approx(negative_log_likelihood(before.probs, labels))
+    assert negative_log_likelihood(after.probs, labels) == pytest.approx(fitted.negative_log_likelihood_after, rel=1e-5)
+    assert fitted.negative_log_likelihood_after < fitted.negative_log_likelihood_before - 0.05
     torch.testing.assert_close(after.total, torch.special.entr(after.probs).sum(-1), rtol=1e-4, atol=1e-5)
     for name in ("logits_mean", "logits_variance", "gap_variance"):  # of the layer's own logits
         assert torch.equal(getattr(after, name), getattr(before, name))
@@ -240,13 +263,13 @@ def test_predict_gives_the_likelihood_that_was_promised(fresh, held_out, method)
 def test_evaluation_loss_is_recalibrated_and_training_loss_is_not(fresh, held_out):
     features, labels = held_out
     training = fresh.train()(features, labels)
-    fitted = fit_temperature(fresh.eval(), labels, data=features, progress=False)
+    fitted = fit_temperature(fresh.eval().predict(features), labels)
     fresh.set_temperature(fitted)
-    assert fresh(features, labels).nll.item() == pytest.approx(fitted.nll_after, rel=1e-5)
+    assert fresh(features, labels).nll.item() == pytest.approx(fitted.negative_log_likelihood_after, rel=1e-5)
     retrained = fresh.train()(features, labels)
     fresh.eval()
     assert torch.equal(retrained.loss, training.loss)
-    assert torch.equal(retrained.logits, fresh(features).logits)
+    assert torch.equal(retrained.logits_mean, fresh(features).logits_mean)
 
 
 @pytest.mark.parametrize("predict", [predict_exactly, predict_by_sampling])
@@ -255,7 +278,7 @@ def test_temperature_leaves_the_p_value_and_the_variance_scale_moves_it(predict)
 
     def recalibrated(temperature, variance_scale):
         draws = [torch.Generator().manual_seed(0)] if predict is predict_by_sampling else []
-        return predict(*posteriors, 20, 0.05, *draws, temperature=temperature, variance_scale=variance_scale)
+        return predict(LogitPosterior(*posteriors), 20, 0.05, Recalibration(temperature, variance_scale), *draws)
 
     before, cooler, wider = recalibrated(1.0, 1.0), recalibrated(2.0, 1.0), recalibrated(1.0, 4.0)
     torch.testing.assert_close(cooler.p_value, before.p_value, rtol=1e-4, atol=1e-9)
@@ -279,15 +302,15 @@ def test_recalibrated_probabilities_are_the_naive_formula():
     mean, variance = reference.gap_moments(*posteriors, top)
     # The random logits l / T have a T-th of the mean and a T^2-th of the variance; v multiplies that.
     expected = (mean / 1.7 / torch.sqrt(1 + math.pi / 8 * 0.6 * variance / 1.7**2)).softmax(-1)
-    got = predict_exactly(*posteriors, 20, 0.05, temperature=1.7, variance_scale=0.6)
+    got = predict_exactly(LogitPosterior(*posteriors), 20, 0.05, Recalibration(1.7, 0.6))
     torch.testing.assert_close(got.probs, expected)
 
 
 def test_draws_of_recalibrated_logits_have_the_recalibrated_moments():
     posteriors = reference.random_posteriors(B=4, K=5, C=3, lowest=1.5)
-    kwargs = {"temperature": 1.7, "variance_scale": 0.6}
-    drawn = predict_by_sampling(*posteriors, 4000, 0.05, torch.Generator().manual_seed(0), **kwargs)
-    exact = predict_exactly(*posteriors, 20, 0.05, **kwargs)
+    logits, recalibration = LogitPosterior(*posteriors), Recalibration(1.7, 0.6)
+    drawn = predict_by_sampling(logits, 4000, 0.05, recalibration, torch.Generator().manual_seed(0))
+    exact = predict_exactly(logits, 20, 0.05, recalibration)
     # Means of 4000 softmaxes scatter by less than 0.008; the rest is what the mean-field approximation leaves.
     assert (drawn.probs - exact.probs).abs().sum(-1).mean() / 2 < 0.05
     assert torch.corrcoef(torch.stack([drawn.epistemic, exact.epistemic]))[0, 1] > 0.9

@@ -1,13 +1,14 @@
 """Batch by batch, or over several processes, the numbers are those of the functions."""
 
 import pickle
+from array import array
 
 import pytest
 import torch
 
 from bndl_hf import uncertainty
 from bndl_hf.uncertainty import StreamingMetrics, StreamingScores
-from bndl_hf.uncertainty.growing import GrowingVector
+from bndl_hf.uncertainty.scores import append, joined
 
 from .reference import random_probs
 
@@ -93,14 +94,13 @@ def test_images_keep_nine_bytes_and_nothing_is_kept_for_a_batch():
     assert len(pickle.dumps(many)) - len(pickle.dumps(few)) == pytest.approx(9 * 8000, abs=100)
 
 
-def test_a_vector_grows_by_doubling_and_keeps_its_order():
-    vector, parts = GrowingVector(), torch.arange(300_000.0).split([1, 70_000, 0, 229_999])
+def test_numbers_read_early_stay_as_they_were_when_more_arrive():
+    kept, parts = array("d"), torch.arange(30_000.0, dtype=torch.float64).split([1, 7_000, 0, 22_999])
     for part in parts:
-        early = vector.values
-        vector.append(part)
-    assert torch.equal(vector.values, torch.arange(300_000.0, dtype=torch.float64))
-    assert torch.equal(early, torch.arange(70_001.0, dtype=torch.float64))
-    assert len(vector) <= len(vector._buffer) <= 2 * len(vector)
+        early = joined(kept)
+        append(kept, part)
+    assert torch.equal(joined(kept), torch.arange(30_000.0, dtype=torch.float64))
+    assert torch.equal(early, torch.arange(7_001.0, dtype=torch.float64))
 
 
 def test_failed_update_leaves_no_trace():

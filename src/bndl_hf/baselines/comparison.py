@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from bndl_hf.baselines.heads import HEADS, make_head
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.presets import KL_LOCAL_BUDGET, PRESETS
 from bndl_hf.training import fit_decision_layer
@@ -124,7 +124,7 @@ class FeatureTask:
 
 def train_head(
     name: str, task: FeatureTask, seed: int, config: dict[str, Any] | None = None, **training: Any
-) -> BNDLDecisionLayer:
+) -> PosteriorHead:
     """A head of `HEADS` trained with its own recipe.
 
     Args:
@@ -141,13 +141,13 @@ def train_head(
 
 
 def judge_head(
-    layer: BNDLDecisionLayer, task: FeatureTask, method: str = "exact", seed: int = 0, choose: bool = False
+    layer: PosteriorHead, task: FeatureTask, method: str = "exact", seed: int = 0, choose: bool = False
 ) -> dict[str, Any]:
     """Everything about a trained head on the reporting rows (the choosing rows, with `choose`).
 
     Returns:
         The figures of `summarize`; `pavpu_20_draws`; `tempered`, accuracy aside, with the temperature fitted on the
-        choosing rows; `ood`, AUROC by score and set; `nonzero_loadings` (a fraction) and `factors_per_class`;
+        choosing rows; `ood`, AUROC by score and set; `sparsity` (a fraction) and `factors_per_class`;
         `predict_seconds`, median of five.
     """
     features, labels = task.choosing if choose else task.reporting
@@ -169,13 +169,19 @@ def judge_head(
         for score, values in ood_scores(predict(out)).items():
             figures["ood"][score][name] = ood_auroc(inside[score], values)
     num_nonzero = layer.sparsity() * layer.raw_loadings.numel()
-    figures |= {"nonzero_loadings": layer.sparsity(), "factors_per_class": num_nonzero / task.num_labels}
+    figures |= {"sparsity": layer.sparsity(), "factors_per_class": num_nonzero / task.num_labels}
     figures["predict_seconds"] = statistics.median(seconds)
     fitted = fit_temperature(predict(task.choosing[0]), task.choosing[1])
     layer.set_temperature(fitted)
     tempered = summarize(predict(features).probs, labels, prediction.p_value)
     layer.set_temperature(1.0)
-    figures["tempered"] = {"temperature": fitted.temperature, **{k: tempered[k] for k in ("nll", "ece", "aurc")}}
+    figures["tempered"] = {
+        "temperature": fitted.temperature,
+        **{
+            k: tempered[k]
+            for k in ("negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage")
+        },
+    }
     return figures
 
 
@@ -204,7 +210,7 @@ def train_and_judge(
     }
 
 
-def dead_loadings(layer: BNDLDecisionLayer, features: Tensor, labels: Tensor) -> float:
+def dead_loadings(layer: PosteriorHead, features: Tensor, labels: Tensor) -> float:
     """Share of loadings that get no gradient from the likelihood of some images, a fraction in [0, 1]."""
     layer.train()
     (gradient,) = torch.autograd.grad(layer(features, labels).nll, layer.raw_loadings)

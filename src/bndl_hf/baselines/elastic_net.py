@@ -51,7 +51,10 @@ def elastic_net_path(
     N, D = features.shape
     mean, std = features.double().mean(0), features.double().std(0).clamp_min(1e-8)
     standardised = ((features.double() - mean) / std).numpy()
+    # scikit-learn 1.8 takes the kind of penalty from l1_ratio; 1.7, the last for Python 3.10, has to be told.
+    kind = {"penalty": "elasticnet"} if LogisticRegression().penalty == "l2" else {}
     solver = LogisticRegression(
+        **kind,
         solver="saga",
         l1_ratio=l1_ratio,
         warm_start=True,

@@ -1,47 +1,62 @@
 """Decision layers by name, each with the recipe it is trained with: ours, the released one, NMF, and a dense layer.
 
-NMF and the dense layer are BNDL with point masses for posteriors (the limit k -> infinity of Sec. 3.3), so one Trainer
-and one prediction path serve all of them.
+NMF and the dense layer have point masses for posteriors (the limit k -> infinity of Sec. 3.3), so one Trainer and one
+prediction path serve all of them.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from bndl_hf.baselines.sparsity import GradientsThroughZeroLayer, ProximalPenalty
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.model.loading_moments import LoadingsMemo
-from bndl_hf.model.sparse_loadings import SPARSITY_THRESHOLD
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.weibull import WeibullPosterior
 
 
-class DenseDecisionLayer(BNDLDecisionLayer):
-    """The usual linear head, weights of either sign: softmax cross-entropy, no variance, every p-value settled."""
+class PointMassHead(PosteriorHead):
+    """A head that is certain of its scores and weights: softmax cross-entropy, no prior, every p-value settled.
+
+    It reads the features themselves, one factor a feature, and starts as `torch.nn.Linear` does.
+
+    Raises:
+        ValueError: the configuration names no feature width, or asks for a projection.
+    """
 
     def __init__(self, config: BNDLConfig) -> None:
-        nn.Module.__init__(self)
-        self.config = config
-        self.register_buffer("feature_scale", torch.ones(config.feature_dim))
-        linear = nn.Linear(config.feature_dim, config.num_labels)
-        self.raw_loadings = nn.Parameter(linear.weight.detach().T.clone())  # [D, C]
-        self.raw_bias = nn.Parameter(linear.bias.detach().clone())
-        self._loadings_memo = LoadingsMemo()
+        if config.projection != "none":
+            raise ValueError(
+                f"projection={config.projection!r}, but a {type(self).__name__} reads the features themselves; pass "
+                "projection='none'."
+            )
+        super().__init__(config, config.feature_dim)
+        linear = nn.Linear(*self.raw_loadings.shape)
+        with torch.no_grad():
+            self.raw_loadings.copy_(linear.weight.T)
+            if self.raw_bias is not None:
+                self.raw_bias.copy_(linear.bias)
+        self.float()  # whatever the default dtype
+
+    @abstractmethod
+    def means(self, values: Tensor, threshold: float) -> Tensor:
+        """What scores are of scaled features, and loadings of raw ones."""
 
     def score_posterior(self, features: Tensor) -> WeibullPosterior:
-        """A point mass on the features [B, D], whatever their sign."""
-        return _point_mass(features.float() * self.feature_scale)
+        """A point mass on E[theta], [B, D]."""
+        return _point_mass(self.means(features.float() * self.feature_scale, self.config.score_threshold))
 
     def loading_posterior(self) -> WeibullPosterior:
-        """A point mass on the weights [D, C], whatever their sign."""
-        return _point_mass(self.raw_loadings)
+        """A point mass on E[Phi], [D, C]."""
+        return _point_mass(self.means(self.raw_loadings, self.config.loading_threshold))
 
     def kl_local(self, scores: WeibullPosterior) -> Tensor:
         """Zero: there is no prior."""
@@ -51,25 +66,29 @@ class DenseDecisionLayer(BNDLDecisionLayer):
         """Zero: there is no prior."""
         return loadings.mean.new_zeros(())
 
-    @torch.no_grad()
-    def sparsity(self) -> float:
-        """Share of weights farther than 1e-5 from zero, a fraction in [0, 1]."""
-        return (self.raw_loadings.abs() > SPARSITY_THRESHOLD).float().mean().item()
 
-
-class NMFDecisionLayer(BNDLDecisionLayer):
+class NMFDecisionLayer(PointMassHead):
     """Non-negative matrix factorisation: relu(h) @ relu(W) + b, BNDL's limit of infinite concentration (Sec. 3.3)."""
 
-    def score_posterior(self, features: Tensor) -> WeibullPosterior:
-        """A point mass on E[theta], [B, K]."""
-        return _point_mass(super().score_posterior(features).mean)
+    def means(self, values: Tensor, threshold: float) -> Tensor:
+        """relu(x - c), as in Eqs. 9 and 11."""
+        return F.relu(values - threshold)
 
-    def loading_posterior(self) -> WeibullPosterior:
-        """A point mass on E[Phi], [K, C]."""
-        return _point_mass(super().loading_posterior().mean)
 
-    kl_local = DenseDecisionLayer.kl_local
-    kl_global = DenseDecisionLayer.kl_global
+class DenseDecisionLayer(PointMassHead):
+    """The usual linear head, weights of either sign."""
+
+    def means(self, values: Tensor, threshold: float) -> Tensor:
+        """x itself."""
+        return values
+
+    def zero_loadings(self, is_zero: Tensor) -> None:
+        """A weight of a dense layer cannot be zeroed for good: its gradient would bring it back.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("A dense layer is not pruned: nothing keeps a weight at zero. Pass loading_density=1.0.")
 
 
 def _point_mass(mean: Tensor) -> WeibullPosterior:
@@ -89,7 +108,7 @@ class Head:
         about: one line for tables.
     """
 
-    make: Callable[[BNDLConfig], BNDLDecisionLayer]
+    make: Callable[[BNDLConfig], PosteriorHead]
     config: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     callbacks: tuple[TrainerCallback, ...] = ()
@@ -117,34 +136,17 @@ HEADS: dict[str, Head] = {
     ),
     "nmf": Head(
         NMFDecisionLayer,
-        {**_POINT, "loading_init": "linear", "normalize_features": False},
+        {**_POINT, "normalize_features": False},
         {"num_train_epochs": 20},
         about="relu(h) @ relu(W) + b, deterministic",
     ),
     "dense": Head(
         DenseDecisionLayer, dict(_POINT), {"num_train_epochs": 30}, about="the usual linear head, retrained, 30 epochs"
     ),
-    "bndl_through_zero": Head(
-        GradientsThroughZeroLayer,
-        training={"pruning_end": 1.0},
-        about="BNDL, pruned until the end; loadings at zero get the gradient of a GELU",
-    ),
-    "bndl_lasso": Head(
-        BNDLDecisionLayer,
-        {"loading_density": 1.0},
-        callbacks=(ProximalPenalty(1.0),),
-        about="BNDL with a proximal penalty on each loading instead of pruning",
-    ),
-    "bndl_group_lasso": Head(
-        BNDLDecisionLayer,
-        {"loading_density": 1.0},
-        callbacks=(ProximalPenalty(1.0, group=True),),
-        about="BNDL with a proximal penalty on each factor instead of pruning",
-    ),
 }
 
 
-def make_head(name: str, feature_dim: int, num_labels: int, **config: Any) -> tuple[BNDLDecisionLayer, dict[str, Any]]:
+def make_head(name: str, feature_dim: int, num_labels: int, **config: Any) -> tuple[PosteriorHead, dict[str, Any]]:
     """A fresh layer of the head `name` and the training arguments of its recipe.
 
     Args:

@@ -1,7 +1,8 @@
 """How often a model is right, and how far its uncertainty can be trusted: every measure of `bndl_hf.uncertainty`, from
 one pass over a dataset and one over each set of images that belong to none of its classes (Sec. 5).
 
-predictions.py makes the pass, MEASURES says what the numbers mean, `scripts/evaluate.py` writes and draws them.
+predictions.py makes the pass, `bndl_hf.uncertainty.MEASURES` says what the numbers mean, `scripts/evaluate.py` writes
+and draws them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from bndl_hf.evaluation.predictions import ImagePredictions, PredictionSettings,
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.predictive import paired_p_value
 from bndl_hf.uncertainty import (
+    MEASURES,
+    OOD_MEASURES,
     CalibrationBins,
     PAvPUCounts,
     accuracy_by_uncertainty_decile,
@@ -30,40 +33,9 @@ from bndl_hf.uncertainty import (
     ood_fpr95,
     pavpu_from_p_value,
     risk_at_coverage,
+    sampled_pavpu,
 )
 from bndl_hf.uncertainty.calibration import bin_equal_mass, bin_equal_width
-
-# Key in the results -> what it means, in the order they are shown.
-MEASURES: dict[str, str] = {
-    "accuracy": "share of images answered right",
-    "nll": "negative log-likelihood of the labels, nats; smaller is better",
-    "brier": "squared error of the probabilities, 0 to 2; smaller is better",
-    "brier_reliability": "the part of it that calibration would remove; 0 is perfect",
-    "brier_resolution": "the part won by telling images apart; larger is better",
-    "ece": "expected calibration error of the top class, 15 bins of equal width; 0 is perfect",
-    "adaptive_ece": "the same, 15 bins of equally many images",
-    "classwise_ece": "the same for every class's probability, mean over classes",
-    "aurc": "area under the risk-coverage curve by largest probability; smaller is better",
-    "excess_aurc": "what of it the best order would avoid",
-    "coverage_at_1_percent_risk": "share of images it can answer with at most 1 % errors among them",
-    "coverage_at_5_percent_risk": "the same with at most 5 %",
-    "risk_at_80_percent_coverage": "share of errors when the least sure 20 % are not answered",
-    "risk_at_90_percent_coverage": "the same with the least sure 10 %",
-    "error_detection_auroc": "chance that a right answer has a larger probability than a wrong one",
-    "pavpu": "accurate-certain plus inaccurate-uncertain, exact t-test",
-    "share_certain": "share of images called certain by that test",
-    "accuracy_certain": "share of those that are right",
-    "accuracy_uncertain": "share of the others that are right",
-    "total_uncertainty": "mean entropy, nats: aleatoric plus epistemic",
-    "aleatoric_uncertainty": "mean of the part more training data would not remove, nats",
-    "epistemic_uncertainty": "mean of the part it would, nats",
-    "sparsity": "share of loadings above 1e-5; smaller is sparser",
-}
-OOD_MEASURES: dict[str, str] = {
-    "auroc": "chance that an image from outside has the higher score; .5 is guessing",
-    "fpr95": "share of the dataset's own images flagged with 95 % of those from outside; smaller is better",
-    "aupr": "area under the precision-recall curve, outside is positive",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +62,7 @@ def evaluate_classifier(
     settings: PredictionSettings | None = None,
     num_workers: int = 0,
 ) -> Evaluation:
-    """Every measure of a model on `dataset` and, for OOD detection, on images from outside.
+    """Every measure of a model on `dataset` and, for OOD detection, on out-of-distribution images.
 
     Args:
         model: on the device it is to run on.
@@ -112,15 +84,14 @@ def evaluate_classifier(
     shared = {"cache_dir": cache_dir, "collate": collate, "processor": processor, "num_workers": num_workers}
     predictions = predict_dataset(model, dataset, settings, name="the dataset", **shared)
     undrawn = PredictionSettings(settings.batch_size, (), settings.num_bins, settings.seed)
-    outside = {
+    ood = {
         name: predict_dataset(model, images, undrawn, has_labels=False, name=name, **shared)
         for name, images in (ood_datasets or {}).items()
     }
     config = model.config
-    results = judge(predictions, config.num_samples, config.certainty_threshold)
-    results["sparsity"] = model.decision_layer.sparsity()
-    if outside:
-        results["ood"] = {name: judge_ood(predictions, other) for name, other in outside.items()}
+    results = judge(predictions, config.num_samples, config.certainty_threshold, model.decision_layer.sparsity())
+    if ood:
+        results["ood"] = {name: judge_ood(predictions, other) for name, other in ood.items()}
     results["settings"] = {
         "batch_size": settings.batch_size,
         "num_bins": settings.num_bins,
@@ -129,61 +100,64 @@ def evaluate_classifier(
         "threshold": config.certainty_threshold,
         "dtype": str(model.backbone.dtype).removeprefix("torch."),
     }
-    return Evaluation(results, predictions, outside)
+    return Evaluation(results, predictions, ood)
 
 
-def judge(predictions: ImagePredictions, num_samples: int, threshold: float) -> dict[str, Any]:
+def judge(predictions: ImagePredictions, num_samples: int, threshold: float, sparsity: float) -> dict[str, Any]:
     """Everything that labelled predictions tell, by the names of MEASURES; plain numbers, lists and dictionaries.
 
     Args:
         predictions: with labels.
         num_samples: S the exact p-values stand for.
         threshold: certain iff p < threshold.
+        sparsity: share of non-zero loadings, of the model that made them.
     """
     correct, confidence = predictions.correct, predictions.confidence
-    assert predictions.nll is not None
-    assert predictions.brier is not None
+    assert predictions.negative_log_likelihood is not None
+    assert predictions.brier_score is not None
     assert predictions.class_bins is not None
-    brier, parts = _mean(predictions.brier), predictions.class_bins
+    brier, parts = _mean(predictions.brier_score), predictions.class_bins
     bins, equal_mass = reliability_bins(predictions), reliability_bins(predictions, "equal_mass")
     exact = pavpu_from_p_value(predictions.p_value, correct, threshold, num_samples=num_samples)
     by_samples = pavpu_by_samples(predictions, {num_samples, *predictions.p_value_sampled}, threshold)
     certain, uncertain = _share_right(exact)
-    return {
-        "num_images": len(predictions),
+    measured: dict[str, float | None] = {
         "accuracy": _mean(correct),
-        "nll": _mean(predictions.nll),
-        "brier": brier,
+        "negative_log_likelihood": _mean(predictions.negative_log_likelihood),
+        "brier_score": brier,
         "brier_reliability": parts.reliability,
         "brier_resolution": parts.resolution,
         "brier_uncertainty": parts.uncertainty,
         "brier_within_bin": brier - (parts.reliability - parts.resolution + parts.uncertainty),
-        "ece": bins.expected_calibration_error,
-        "adaptive_ece": equal_mass.expected_calibration_error,
-        "classwise_ece": parts.calibration_error,
-        "aurc": area_under_risk_coverage(confidence, correct),
-        "excess_aurc": excess_area_under_risk_coverage(confidence, correct),
+        "expected_calibration_error": bins.expected_calibration_error,
+        "adaptive_calibration_error": equal_mass.expected_calibration_error,
+        "classwise_calibration_error": parts.calibration_error,
+        "area_under_risk_coverage": area_under_risk_coverage(confidence, correct),
+        "excess_area_under_risk_coverage": excess_area_under_risk_coverage(confidence, correct),
         "coverage_at_1_percent_risk": coverage_at_risk(confidence, correct, 0.01),
         "coverage_at_5_percent_risk": coverage_at_risk(confidence, correct, 0.05),
         "risk_at_80_percent_coverage": risk_at_coverage(confidence, correct, 0.8),
         "risk_at_90_percent_coverage": risk_at_coverage(confidence, correct, 0.9),
         "error_detection_auroc": _defined(error_detection_auroc(confidence, correct)),
         "pavpu": exact.pavpu,
-        **{
-            f"pavpu_{counts['num_samples']}_draws": counts["pavpu"]
-            for counts in by_samples
-            if counts["test"] == "paired"
-        },
         "share_certain": (exact.accurate_certain + exact.inaccurate_certain) / exact.num_images,
         "accuracy_certain": certain,
         "accuracy_uncertain": uncertain,
         "total_uncertainty": _mean(predictions.total),
         "aleatoric_uncertainty": _mean(predictions.aleatoric),
         "epistemic_uncertainty": _mean(predictions.epistemic),
+        "sparsity": sparsity,
+    }
+    return {
+        "num_images": len(predictions),
+        **{name: measured[name] for name in MEASURES},
+        **{
+            sampled_pavpu(counts["num_samples"]): counts["pavpu"] for counts in by_samples if counts["test"] == "paired"
+        },
         "pavpu_by_samples": by_samples,
         "scores": {
             name: {
-                "aurc": area_under_risk_coverage(-score, correct),
+                "area_under_risk_coverage": area_under_risk_coverage(-score, correct),
                 "error_detection_auroc": _defined(error_detection_auroc(-score, correct)),
             }
             for name, score in predictions.scores.items()
@@ -193,15 +167,15 @@ def judge(predictions: ImagePredictions, num_samples: int, threshold: float) -> 
     }
 
 
-def judge_ood(inside: ImagePredictions, outside: ImagePredictions) -> dict[str, Any]:
-    """AUROC, FPR95 and AUPR of every score, with the number of images and the share of them called certain."""
-    measures = {"auroc": ood_auroc, "fpr95": ood_fpr95, "aupr": ood_aupr}
+def judge_ood(predictions: ImagePredictions, ood: ImagePredictions) -> dict[str, Any]:
+    """The OOD_MEASURES of every score, with the number of images and their mean confidence."""
+    functions = {"auroc": ood_auroc, "fpr95": ood_fpr95, "aupr": ood_aupr}
     return {
-        "num_images": len(outside),
-        "confidence": _mean(outside.confidence),
+        "num_images": len(ood),
+        "confidence": _mean(ood.confidence),
         "scores": {
-            name: {key: measure(score, outside.scores[name]) for key, measure in measures.items()}
-            for name, score in inside.scores.items()
+            name: {measure: functions[measure](score, ood.scores[name]) for measure in OOD_MEASURES}
+            for name, score in predictions.scores.items()
         },
     }
 

@@ -21,11 +21,11 @@ from torch import Tensor
 import bndl_hf.model
 import bndl_hf.uncertainty
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.mean_field import recalibrated_samples
+from bndl_hf.model.decisions import Decisions
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.uncertainty import OOD_SCORES, gap_test, ood_scores
 from bndl_hf.uncertainty.classwise import ClasswiseBins, bin_every_class
-from bndl_hf.uncertainty.scoring import brier_per_image, nll_per_image
+from bndl_hf.uncertainty.scoring import log_loss_per_image, squared_error_per_image
 from bndl_hf.uncertainty.validation import check_probs
 from bndl_hf.utils.shards import Tensors, concatenate, content_key, fill_shards, read_shard
 
@@ -66,8 +66,8 @@ class ImagePredictions:
     epistemic: Tensor  # [N] nats
     scores: dict[str, Tensor]  # name -> [N], higher = more likely out of distribution, or wrong
     labels: Tensor | None = None  # [N]
-    nll: Tensor | None = None  # [N] nats
-    brier: Tensor | None = None  # [N] squared error, 0 to 2
+    negative_log_likelihood: Tensor | None = None  # [N] nats
+    brier_score: Tensor | None = None  # [N] squared error, 0 to 2
     class_bins: ClasswiseBins | None = None  # every class's probability in bins
     p_value_sampled: dict[int, Tensor] = field(default_factory=dict)  # S -> [N], paired t-test of S draws
     zero_spread: dict[int, Tensor] = field(default_factory=dict)  # S -> [N] bool, draws that did not differ
@@ -200,7 +200,11 @@ def _predict_batch(
     if has_labels:
         labels = batch["labels"].to(model.device)
         probs, truth = check_probs(exact.probs, labels)
-        kept |= {"labels": truth, "nll": nll_per_image(probs, truth), "brier": brier_per_image(probs, truth)}
+        kept |= {
+            "labels": truth,
+            "negative_log_likelihood": log_loss_per_image(probs, truth),
+            "brier_score": squared_error_per_image(probs, truth),
+        }
         bins = bin_every_class(probs, truth, settings.num_bins)
         kept[_CLASS_SUMS] = torch.stack([bins.count.double(), bins.prob_sum, bins.true_sum])  # [3, C, M]
     if settings.num_samples:
@@ -208,9 +212,9 @@ def _predict_batch(
             features, method="monte_carlo", num_samples=max(settings.num_samples), generator=generator
         )
         assert sampled.logits_samples is not None
-        temperature, spread = model.config.temperature, model.config.variance_scale**0.5
+        recalibration = Decisions.of(model.config).recalibration
         for S in settings.num_samples:
-            test = gap_test(recalibrated_samples(sampled.logits_samples[:S], temperature, spread))
+            test = gap_test(recalibration.samples(sampled.logits_samples[:S]))
             kept |= {f"{_P_SAMPLED}{S}": test.p_value, f"{_ZERO_SPREAD}{S}": test.zero_spread}
     return {name: tensor.cpu() for name, tensor in kept.items()}
 

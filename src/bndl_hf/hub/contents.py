@@ -6,31 +6,32 @@ how the folder becomes one commit.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
 from transformers import BaseImageProcessor
 
-from bndl_hf.hub.card import create_model_card
+from bndl_hf.hub.card import PLACEHOLDER_ID, create_model_card
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
+from bndl_hf.utils.privacy import private_part, public_values
 
 RESULTS_FILE = "results.json"
 CARD_FILE = "README.md"
 FIGURES_FOLDER = "figures"
-# What a card made before the repository had a name calls it.
-PLACEHOLDER_ID = "your-name/your-model"
-
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
-# Somebody's home, whoever they are, unless it is part of a web address.
-_HOME = re.compile(r"""(?<![\w.-])(?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+[^\s"'/\\]+""")
-_SECRET_FLAG = re.compile(r"(--\w*token)(=|\s+)\S+")
+# What `create_model_card` takes for the facts of a card; the rest of its arguments are filled in here.
+_CARD_FACTS = tuple(
+    name
+    for name, parameter in inspect.signature(create_model_card).parameters.items()
+    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("figures", "model_id")
+)
 
 
 def write_contents(
@@ -54,18 +55,19 @@ def write_contents(
         results: measured figures; paths in them are cut down to their last part.
         figures: image files; they are published as figures/NAME and shown in the card.
         card: a model card of your own, its text or a `ModelCard`; None makes one with `create_model_card`.
-        **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split.
+        **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, tags, language, ...
 
     Raises:
-        ValueError: the model is none of ours, `figures` names a file that is not there or two of one name, or something
-            private is in the files.
+        ValueError: the model is not a BNDL classifier; `figures` names a file that is not there or two of one name; a
+            fact that a card does not have, or one beside a card of your own; or something private is in the files.
     """
     if not isinstance(model, BNDLForImageClassification):
         raise ValueError(
-            f"A {type(model).__name__} is no BNDLForImageClassification, which is what is published here; merge "
+            f"A {type(model).__name__} is not a BNDLForImageClassification, which is what is published here; merge "
             "adapters first (merge_and_unload), or use the model's own push_to_hub."
         )
     _check_figures(figures)
+    _check_facts(card, card_facts)
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
@@ -88,7 +90,7 @@ def list_contents(
 ) -> dict[str, int]:
     """What `push_to_hub` with the same arguments would upload: {path in the repository: size in bytes}.
 
-    Everything is written to a temporary folder and checked as for a push; nobody is asked anything.
+    Everything is written to a temporary folder and checked as for a push; no network call is made.
 
     Raises:
         ValueError: as `push_to_hub`.
@@ -105,12 +107,13 @@ def file_names(folder: Path) -> list[str]:
 
 
 def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """`results` as the world may read them: every path cut down to its last part, tokens left out.
+    """`results` as the world may read them: paths cut down to their last part, tokens and passwords left out, in
+    values and in keys.
 
     Raises:
-        ValueError: an entry is nothing JSON can hold.
+        ValueError: an entry that JSON cannot hold, or two keys that differ only in what is left out.
     """
-    cleaned = {name: _public(value) for name, value in results.items()}
+    cleaned = public_values(results)
     try:
         json.dumps(cleaned, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -119,25 +122,6 @@ def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
             "leave out what is not a finite number."
         ) from error
     return cleaned
-
-
-def _public(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _public(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_public(entry) for entry in value]
-    if isinstance(value, str | os.PathLike):
-        text = _SECRET_FLAG.sub(r"\1 ...", os.fspath(value))
-        return _TOKEN.sub("...", re.sub(r"""[^\s"'=]+""", lambda word: _last_part(word[0]), text))
-    return value
-
-
-def _last_part(word: str) -> str:
-    """A path's last part; any other word, a Hub id and a plain relative file name among them, as it is."""
-    windows = PureWindowsPath(word)
-    if word.startswith(("/", "~", "../", "..\\")) or windows.drive or word.startswith("\\\\"):
-        return windows.name or PurePosixPath(word).name or "."
-    return word
 
 
 def check_nothing_private(folder: Path, secrets: Iterable[str] = ()) -> None:
@@ -151,12 +135,13 @@ def check_nothing_private(folder: Path, secrets: Iterable[str] = ()) -> None:
     paths = re.compile(rf"""(?<![\w.-])(?:{"|".join(map(re.escape, here))})(?=[/\\"'\s])""")
     for name in file_names(folder):
         text = _readable_part(folder / name).decode("utf-8", errors="replace")
-        found = [match[0] for pattern in (_TOKEN, paths, _HOME) if (match := pattern.search(text))]
-        found += ["an access token" for secret in secrets if secret and secret in text]
+        match = paths.search(text)
+        found = private_part(text) or (match and match[0])
+        if any(secret and secret in text for secret in secrets):
+            found = "an access token"
         if found:
-            shown = "an access token" if found[0].startswith("hf_") else found[0]
             raise ValueError(
-                f"{name} would publish {shown}. Take it out (of the results, the card, the labels "
+                f"{name} would publish {found}. Take it out (of the results, the card, the labels "
                 "or the figure's metadata) and publish again; nothing was sent."
             )
 
@@ -173,6 +158,17 @@ def _check_figures(figures: Sequence[str | os.PathLike[str]]) -> None:
     names = [Path(figure).name for figure in figures]
     for figure in figures:
         if not Path(figure).is_file():
-            raise ValueError(f"figures names {os.fspath(figure)}, which is no file here; save the figure first.")
+            raise ValueError(f"figures names {os.fspath(figure)}, which is not a file here; save the figure first.")
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"figures holds two files called {', '.join(sorted(twice))}; give them different names.")
+
+
+def _check_facts(card: ModelCard | str | None, facts: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(facts) - set(_CARD_FACTS)):
+        raise ValueError(
+            f"A model card has no {', '.join(unknown)}; pass {', '.join(_CARD_FACTS)}, or a card of your own as card."
+        )
+    if card is not None and (given := [name for name, value in facts.items() if value is not None]):
+        raise ValueError(
+            f"card is a card of your own, which {', '.join(given)} would not change; leave one or the other out."
+        )

@@ -3,6 +3,9 @@
 The files are put together in a temporary folder (contents.py), uploaded, and become visible by a single commit on top
 of the state that was looked at. When anything fails before that commit, what this push had made on the Hub (an empty
 repository, a branch) is taken away again.
+
+`HfApi.create_commit` makes that commit, not `HfApi.upload_folder`: where hf_xet is installed, the latter uploads in
+several commits (a new one after five minutes), and a push that fails in between would leave half a checkpoint.
 """
 
 from __future__ import annotations
@@ -76,7 +79,9 @@ def push_to_hub(
         create_pr: open a pull request instead of changing the branch.
         commit_message: None says "Upload BNDL classifier".
         token: access token; None takes the one of `hf auth login` or HF_TOKEN.
-        **card_facts: base_model, dataset_name, license, split: passed on to `create_model_card`.
+        **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, and what
+            `Trainer.push_to_hub` takes: finetuned_from, tags, language, tasks, dataset, dataset_tags, dataset_args,
+            model_name.
 
     Returns:
         huggingface_hub's `CommitInfo`: `.commit_url`, `.oid`, `.pr_url`.
@@ -84,8 +89,8 @@ def push_to_hub(
     Raises:
         HubError: the push failed; the message says why, and that nothing on the Hub was changed (or, where the Hub
             could no longer be asked, what may be left there).
-        ValueError: the model is none of ours, a figure is not there, results are no JSON, or something private would
-            be published.
+        ValueError: the model is not a BNDL classifier, a figure is not there, results cannot be written as JSON, a
+            card does not have such a fact, or something private would be published.
 
     Example:
         >>> push_to_hub(model, processor, "alice/vit-bndl", results={"accuracy": 0.98}, base_model="google/vit-base")

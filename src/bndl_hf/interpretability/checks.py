@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 
 
-def decision_layer_of(model: nn.Module) -> BNDLDecisionLayer:
+def decision_layer_of(model: nn.Module) -> PosteriorHead:
     """The decision layer of a BNDL model, or the layer itself.
 
     Raises:
         ValueError: there is none.
     """
-    layer = model if isinstance(model, BNDLDecisionLayer) else getattr(model, "decision_layer", None)
-    if not isinstance(layer, BNDLDecisionLayer):
+    layer = model if isinstance(model, PosteriorHead) else getattr(model, "decision_layer", None)
+    if not isinstance(layer, PosteriorHead):
         raise ValueError(
             f"A {type(model).__name__} has no BNDL decision layer; pass a BNDLForImageClassification or a "
             "BNDLDecisionLayer (of a model with adapters: merge_and_unload() first)."

@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.evidence import Evidence, explain_logit
+from bndl_hf.model.logit_posterior import LogitPosterior
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.weibull import WeibullPosterior
 
 
 def check_sees_images(model: Any, pixel_values: Tensor) -> None:
-    """Refuse a model that has no backbone, and so no image to point into, and images that are no grid of pixels.
+    """Refuse a model that has no backbone, and so no image to point into, and images that are not a grid of pixels.
 
     Raises:
-        TypeError: for a decision layer alone, or an image that is no tensor.
+        TypeError: for a decision layer alone, or an image that is not a tensor.
         ValueError: for patches cut out beforehand (SigLIP 2).
     """
-    if isinstance(model, BNDLDecisionLayer):
+    if isinstance(model, PosteriorHead):
         raise TypeError(
             f"A {type(model).__name__} reads features, which have no place in an image; pass the "
             "BNDLForImageClassification it belongs to, or ask the layer itself for explain(features)."
@@ -39,7 +40,7 @@ def check_sees_images(model: Any, pixel_values: Tensor) -> None:
         )
 
 
-def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer: BNDLDecisionLayer) -> Tensor:
+def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer: PosteriorHead) -> Tensor:
     """`factors` as [B, k]: one, k for all images, or k for each.
 
     Raises:
@@ -49,10 +50,10 @@ def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer
     try:
         chosen = torch.as_tensor(factors, device=loadings.device)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{factors!r} is no choice of factors: {error}.") from error
+        raise ValueError(f"{factors!r} is not a choice of factors: {error}.") from error
     if chosen.is_floating_point() or chosen.dtype == torch.bool or not chosen.numel() or chosen.ndim > 2:
         raise ValueError(
-            f"{factors!r} is no choice of factors; pass one number, several for all images, or [B, k] of them."
+            f"{factors!r} is not a choice of factors; pass one number, several for all images, or [B, k] of them."
         )
     if chosen.ndim == 2 and len(chosen) != batch_size:
         raise ValueError(f"factors have shape {list(chosen.shape)}; {batch_size} images need [{batch_size}, k].")
@@ -64,8 +65,8 @@ def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer
 
 
 def largest_parts(
-    scores: WeibullPosterior, layer: BNDLDecisionLayer, target: Tensor | int | None, top_k: int | None
+    scores: WeibullPosterior, layer: PosteriorHead, target: Tensor | int | None, top_k: int | None
 ) -> Evidence:
     """The `top_k` largest parts of each image's logit of `target` (None: its top class); checks both."""
     with torch.autocast(device_type=layer.raw_loadings.device.type, enabled=False):
-        return explain_logit(scores, layer.loading_posterior(), layer.bias, target, top_k)
+        return explain_logit(LogitPosterior(scores, layer.loading_posterior(), layer.bias), target, top_k)

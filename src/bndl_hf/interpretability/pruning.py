@@ -26,8 +26,8 @@ def prune(model: ModuleT) -> ModuleT:
     What goes depends on what reads a factor's z. With projection "linear" or "two_layer" and concentrations made of the
     features or of each factor's own z (the default preset), the factor's row of the projection goes too. Without a
     projection there is no row to take out, and with concentrations made of all scores ("released") every one of them
-    still sets everybody's k: then all of z = g(h) is computed as before, `config.num_projected` values, and the layer's
-    `selection` names the factors among them.
+    still sets the k of every factor: then all of z = g(h) is computed as before, `config.num_projected` values, and the
+    layer's `selection` names the factors among them.
 
     Training may go on. The weights of the loss are written down so that what is left is pulled as before:
     `kl_local_weight` is the one used until now (not measured again, and no longer 0.03/K of a smaller K),
@@ -49,7 +49,7 @@ def prune(model: ModuleT) -> ModuleT:
         >>> smaller.config.num_factors <= model.config.num_factors
         True
     """
-    if not hasattr(decision_layer_of(model), "projection"):
+    if not isinstance(decision_layer_of(model), BNDLDecisionLayer):
         raise ValueError(f"A {type(decision_layer_of(model)).__name__} makes no factors, so there is none to drop.")
     if not isinstance(model, BNDLDecisionLayer) and "decision_layer" not in dict(model.named_children()):
         raise ValueError(
@@ -58,6 +58,7 @@ def prune(model: ModuleT) -> ModuleT:
         )
     smaller = copy.deepcopy(model)
     layer = decision_layer_of(smaller)
+    assert isinstance(layer, BNDLDecisionLayer)  # as the one above
     layer.zero_loadings(layer.factor_loadings == 0)
     kept = (layer.factor_loadings > 0).any(dim=1).nonzero().squeeze(1)  # [K']
     pruned = _with_factors(layer, kept if len(kept) else kept.new_zeros(1))

@@ -62,7 +62,7 @@ class FactorPurityCheck:
         >>> check = FactorPurityCheck(top=20)
         >>> for batch in batches:
         ...     check.update(model(batch["pixel_values"]).factor_scores, batch["labels"])
-        >>> print(check.report())
+        >>> report = check.report()
     """
 
     def __init__(self, top: int = 10) -> None:

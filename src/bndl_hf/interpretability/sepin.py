@@ -92,7 +92,7 @@ def sepin_at_k(
 
     Example:
         >>> result = sepin_at_k(scores_of_one_view, scores_of_another, k=10)
-        >>> result.score, result.at(100)
+        >>> the_best_ten, the_best_hundred = result.score, result.at(100)
     """
     check_matrix(view_a, "view_a", "N, K")
     check_matrix(view_b, "view_b", "N, K")

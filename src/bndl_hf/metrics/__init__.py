@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-NAMES = ("accuracy", "aurc", "brier_score", "expected_calibration_error", "ood_auroc", "pavpu")
+NAMES = ("accuracy", "area_under_risk_coverage", "brier_score", "expected_calibration_error", "ood_auroc", "pavpu")
 
 __all__ = ["NAMES", "load", "path"]
 

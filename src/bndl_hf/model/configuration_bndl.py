@@ -9,14 +9,13 @@ changes later. Read decision_layer.py next: it turns these fields into posterior
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .auto_map import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
-from .configuration_checks import check_fields
-from .decisions import check_decisions
+from .configuration_checks import check_fields, check_raw_values, name_labels_by_number
 from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
@@ -101,6 +100,7 @@ class BNDLConfig(PretrainedConfig):
         "nll",
         "kl_local",
         "kl_global",
+        "logits_mean",
         "factor_scores",
         "hidden_states",
         "attentions",
@@ -146,7 +146,15 @@ class BNDLConfig(PretrainedConfig):
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION
 
+    if TYPE_CHECKING:  # transformers adds its own keywords, `num_labels` among them, and fills these two in
+        id2label: dict[int, str]
+        num_labels: int
+
+        def __init__(self, **fields: Any) -> None: ...
+
     def __post_init__(self, **kwargs: Any) -> None:
+        check_raw_values(self, kwargs.get("num_labels"), kwargs.get("torch_dtype"))
+        name_labels_by_number(self)
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r} is unknown; presets are {', '.join(map(repr, PRESETS))}.")
         for name, value in PRESETS[self.preset].items():
@@ -157,11 +165,10 @@ class BNDLConfig(PretrainedConfig):
             if self.preset == "default" and self.projection != "none":
                 wide = min(FACTORS_PER_FEATURE * self.feature_dim, MAX_EXTRA_FACTORS)
                 self.num_factors = max(self.feature_dim, wide)
-        if isinstance(self.backbone_config, dict):
+        if not isinstance(self.backbone_config, PretrainedConfig | None):
             self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         super().__post_init__(**kwargs)
         check_fields(self)
-        check_decisions(self)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> BNDLConfig:
@@ -171,7 +178,10 @@ class BNDLConfig(PretrainedConfig):
                 f"This is a {config_dict['model_type']} checkpoint, not a BNDL one. Wrap an image classifier with "
                 "from_backbone_pretrained(...); load any other model with its own class."
             )
-        if (version := config_dict.get("format_version", 1)) > FORMAT_VERSION:
+        version = config_dict.get("format_version", 1)
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ValueError(f"format_version={version!r} must be a whole number from 1 to {FORMAT_VERSION}.")
+        if version > FORMAT_VERSION:
             raise ValueError(
                 f"The configuration has format_version={version}, which a newer bndl-hf wrote; this one reads up to "
                 f"{FORMAT_VERSION}. Upgrade it with `pip install -U bndl-hf`."
@@ -246,15 +256,20 @@ class BNDLConfig(PretrainedConfig):
 _OWN_FIELDS = set(BNDLConfig.__annotations__) - {"model_type", "sub_configs", "keys_to_ignore_at_inference"}
 
 
-def _backbone_config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
+def _backbone_config_from_dict(values: Any) -> PretrainedConfig:
     """The configuration object of a nested dictionary, by its `model_type`."""
+    if not isinstance(values, dict):
+        raise ValueError(f"backbone_config={values!r} must be the configuration of an image classifier, or its fields.")
     model_type = values.get("model_type")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"backbone_config has model_type={model_type!r}, which this transformers does not know; upgrade "
             "transformers, or import the package that registers it before loading."
         )
-    return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k != "model_type"})
+    try:
+        return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k != "model_type"})
+    except Exception as error:  # whatever the class raises where a value has another type than it reads
+        raise ValueError(f"backbone_config does not describe a {model_type} model ({error}); correct it.") from error
 
 
 __all__ = ["BNDLConfig"]

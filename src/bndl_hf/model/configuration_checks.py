@@ -1,8 +1,17 @@
-"""What the fields of a BNDL configuration may hold; configuration_bndl.py says what they mean."""
+"""What the fields of a BNDL configuration may hold; configuration_bndl.py says what they mean.
+
+A configuration is read from files that anybody may have written, so every field has a type and a range, and whatever
+does not fit is a sentence that names the field, what it holds and what fits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
+
+from .prediction_sets import ConformalPredictor, is_number
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("exact", "sampled"),
@@ -32,35 +41,102 @@ _NON_NEGATIVE = (
     "kl_local_weight",
     "kl_global_weight",
 )
-_COUNTS = ("feature_dim", "num_factors", "num_projected", "projection_dim", "num_training_images")
+# Largest value of a number: its square is still a float32.
+_MAX_NUMBER = 1e18
+# Largest count: widths that fit into a memory, classes whose names do, images there are.
+_COUNTS = {
+    "feature_dim": 10**6,
+    "num_factors": 10**6,
+    "num_projected": 10**6,
+    "projection_dim": 10**6,
+    "num_training_images": 10**15,
+    "format_version": 10**6,
+}
+_MAY_BE_NONE = ("kl_local_weight", *(name for name in _COUNTS if name != "format_version"))
+_MAX_LABELS = 10**6
+_MAX_SAMPLES = 10**6
+# T squared, and pi/8 v times any variance of logits, are far from both ends of float32.
+MIN_TEMPERATURE, MAX_TEMPERATURE, MAX_VARIANCE_SCALE = 1e-3, 1e3, 1e6
+
+
+def check_raw_values(config: Any, num_labels: Any, torch_dtype: Any) -> None:
+    """ValueError for values that transformers' own configuration class would stumble over.
+
+    Args:
+        config: before `PretrainedConfig.__post_init__`.
+        num_labels, torch_dtype: keywords that are not fields.
+    """
+    for dtype in (config.dtype, torch_dtype):
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype is not None and not isinstance(found, torch.dtype):
+            raise ValueError(f"dtype={dtype!r} is not a torch dtype; write 'float32', 'bfloat16' or 'float16'.")
+    if num_labels is not None and not (_is_whole(num_labels) and num_labels <= _MAX_LABELS):
+        raise ValueError(f"num_labels={num_labels!r} must be a whole number from 2 to {_MAX_LABELS:,}.")
+    if config.label2id is not None and not isinstance(config.label2id, Mapping):
+        raise ValueError(f"label2id={config.label2id!r} must map names of classes to their numbers; or leave it out.")
+    if config.head_name is not None and not isinstance(config.head_name, str):
+        raise ValueError(f"head_name={config.head_name!r} must be the dotted name of a layer, such as 'classifier'.")
+    if not isinstance(config.preset, str):
+        raise ValueError(f"preset={config.preset!r} must be the name of a preset, such as 'default'.")
+    for name in ("normalize_features", "kl_local_weight_is_measured"):
+        if not isinstance(getattr(config, name), bool | None):
+            raise ValueError(f"{name}={getattr(config, name)!r} must be true or false.")
+
+
+def name_labels_by_number(config: Any) -> None:
+    """Write `id2label` as {0: name, 1: name, ...}, from a list of names or a mapping whose keys may be strings.
+
+    Raises:
+        ValueError: it is something else, or its numbers are not 0 .. C - 1.
+    """
+    given = config.id2label
+    if given is None:
+        return
+    pairs = list(enumerate(given)) if isinstance(given, list | tuple) else None
+    pairs = list(given.items()) if isinstance(given, Mapping) else pairs
+    if pairs is None or any(isinstance(name, dict | list | None) for _, name in pairs):
+        raise ValueError(f"id2label={given!r} must be a list of class names, or map the numbers 0, 1, ... to them.")
+    try:
+        labels = {int(number): name for number, name in pairs}
+    except (TypeError, ValueError):
+        labels = {}
+    if sorted(labels) != list(range(len(pairs))) or not pairs:
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"id2label has the keys {keys[:10]}; they must be the numbers 0 to {max(len(pairs), 2) - 1}.")
+    config.id2label = labels
+    if config.label2id is None:
+        config.label2id = {name: number for number, name in labels.items()}
 
 
 def check_fields(config: Any) -> None:
     """Raise ValueError where a field of a BNDL configuration is out of its range, naming field and value."""
-    unset = ("kl_local_weight",) if config.kl_local_weight is None else ()  # until the Trainer sets it
     for name in (*_POSITIVE, *_NON_NEGATIVE, "certainty_threshold"):
-        if name in unset:
+        value = getattr(config, name)
+        if (value is None and name in _MAY_BE_NONE) or (isinstance(value, float) and value != value):
             continue
-        if isinstance(getattr(config, name), bool) or not isinstance(getattr(config, name), int | float):
-            raise ValueError(f"{name}={getattr(config, name)!r} must be a number.")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} must be a number.")
     for name in (*_COUNTS, "num_samples"):
-        if not isinstance(getattr(config, name), int | None):
-            raise ValueError(f"{name}={getattr(config, name)!r} must be a whole number.")
-    if config.num_labels < 2:
+        value = getattr(config, name)
+        if not (_is_whole(value) or (value is None and name in _MAY_BE_NONE)):
+            raise ValueError(f"{name}={value!r} must be a whole number.")
+    if config.num_labels is None or config.num_labels < 2:
         raise ValueError(f"num_labels={config.num_labels}: a decision is between 2 classes or more.")
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(choices)}.")
-    for name in _POSITIVE:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name}={getattr(config, name)} must be above zero.")
-    for name in _NON_NEGATIVE:
-        if name not in unset and not getattr(config, name) >= 0:
-            raise ValueError(f"{name}={getattr(config, name)} must be zero or above.")
-    for name in _COUNTS:
+    for name in (*_POSITIVE, *_NON_NEGATIVE):
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be 1 or more.")
+        if value is None:
+            continue
+        if not (value > 0 if name in _POSITIVE else value >= 0):
+            raise ValueError(f"{name}={value} must be {'above zero' if name in _POSITIVE else 'zero or above'}.")
+        if value > _MAX_NUMBER:
+            raise ValueError(f"{name}={value:g} must be finite, at most {_MAX_NUMBER:g}.")
+    for name, most in _COUNTS.items():
+        value = getattr(config, name)
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f"{name}={value} must be 1 or more, and at most {most:,}.")
     if config.loading_density > 1:
         raise ValueError(f"loading_density={config.loading_density} is a share of the loadings; it is at most 1.")
     if config.max_concentration <= config.min_concentration:
@@ -84,7 +160,57 @@ def check_fields(config: Any) -> None:
             f"{name}={getattr(config, name)} differs from feature_dim={config.feature_dim}, which projection='none' "
             f"cannot bridge; pass projection='linear' or leave {name} out."
         )
-    if config.num_samples < 2:
-        raise ValueError(f"num_samples={config.num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
+    if not 2 <= config.num_samples <= _MAX_SAMPLES:
+        raise ValueError(
+            f"num_samples={config.num_samples}: a t-test needs 2 draws or more (the paper takes 20), and at most "
+            f"{_MAX_SAMPLES:,} are made."
+        )
     if not 0 < config.certainty_threshold < 1:
         raise ValueError(f"certainty_threshold={config.certainty_threshold} must lie between 0 and 1.")
+    check_recalibration(config.temperature, config.variance_scale)
+    check_abstain_below(config.abstain_below)
+    check_conformal(config.conformal, config.num_labels)
+
+
+def check_recalibration(temperature: Any, variance_scale: Any) -> None:
+    """ValueError unless T and v are numbers within the ranges above."""
+    if not (is_number(temperature) and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE):
+        raise ValueError(
+            f"temperature={temperature!r} must be a finite number above zero, from {MIN_TEMPERATURE:g} to "
+            f"{MAX_TEMPERATURE:g}; 1 changes nothing."
+        )
+    if not (is_number(variance_scale) and 0 <= variance_scale <= MAX_VARIANCE_SCALE):
+        raise ValueError(
+            f"variance_scale={variance_scale!r} must be a finite number, zero or above and at most "
+            f"{MAX_VARIANCE_SCALE:g}; 1 changes nothing."
+        )
+
+
+def check_abstain_below(threshold: Any) -> None:
+    """ValueError unless the threshold is None or a probability."""
+    if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
+        raise ValueError(
+            f"abstain_below={threshold!r} must lie in [0, 1]: it is compared with the largest probability. Apply a "
+            "threshold on another confidence yourself, or pass None to answer always."
+        )
+
+
+def check_conformal(values: Any, num_labels: int) -> None:
+    """ValueError unless `values` is None or describes prediction sets a model of `num_labels` classes can store."""
+    if values is None:
+        return
+    predictor = ConformalPredictor.from_dict(values)
+    if predictor.num_classes != num_labels:
+        raise ValueError(
+            f"The prediction sets were fitted on {predictor.num_classes} classes; this model has {num_labels}. Fit "
+            "them on its own probabilities."
+        )
+    if predictor.randomized:
+        raise ValueError(
+            "Randomised prediction sets are not stored: a model answers the same image the same way twice. Fit them "
+            "with randomized=False, or call predictor.predict_sets(probs, generator) yourself."
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

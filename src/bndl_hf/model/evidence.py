@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .weibull import WeibullPosterior
+from .logit_posterior import LogitPosterior
 
 
 @dataclass
@@ -70,9 +70,7 @@ class Evidence(Decomposition):
 
 
 def explain_logit(
-    scores: WeibullPosterior,
-    loadings: WeibullPosterior,
-    bias: Tensor,
+    random: LogitPosterior,
     target: Tensor | int | None,
     top_k: int | None = None,
     against: Tensor | int | str | None = None,
@@ -80,9 +78,7 @@ def explain_logit(
     """Split the target class's mean logit into its largest non-negative parts, the rest and the bias.
 
     Args:
-        scores: posterior of [B, K].
-        loadings: posterior of [K, C].
-        bias: [C].
+        random: the random logits of B images.
         target: class per image [B], one class for all, or None for each image's top class.
         top_k: how many parts to name, 1 .. K; None names five, or all of fewer.
         against: also say why `target` and not this class: one per image [B], one for all, or "runner_up", the class
@@ -91,6 +87,7 @@ def explain_logit(
     Raises:
         ValueError: for a class or a `top_k` out of range, or a class against itself.
     """
+    scores, loadings, bias = random.scores, random.loadings, random.bias
     B = scores.mean.shape[0]
     K, C = loadings.mean.shape
     top_k = min(5, K) if top_k is None else top_k
@@ -116,20 +113,15 @@ def explain_logit(
         total=contributions.sum(dim=-1) + rest + bias[target],
         total_std=variance.sum(dim=-1).sqrt(),
         target=target,
-        contrast=None if against is None else _contrast(scores, loadings, bias, logits, target, against, top_k),
+        contrast=None if against is None else _contrast(random, logits, target, against, top_k),
     )
 
 
 def _contrast(
-    scores: WeibullPosterior,
-    loadings: WeibullPosterior,
-    bias: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    against: Tensor | int | str,
-    top_k: int,
+    random: LogitPosterior, logits: Tensor, target: Tensor, against: Tensor | int | str, top_k: int
 ) -> Contrast:
-    """Split the gap of two classes' mean logits; the arguments are those of `explain_logit`, `target` [B]."""
+    """Split the gap of two classes' mean logits [B, C]; the arguments are those of `explain_logit`, `target` [B]."""
+    scores, loadings, bias = random.scores, random.loadings, random.bias
     if isinstance(against, str):
         if against != "runner_up":
             raise ValueError(f"against={against!r} is unknown; pass 'runner_up', a class, or one for each image.")

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from .configuration_bndl import BNDLConfig
 from .presets import KL_LOCAL_BUDGET
+
+
+def likelihood_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean negative log-likelihood of the labels under the softmax of the logits, nats.
+
+    Args:
+        logits: [B, C], whose softmax is the predictive.
+        labels: [B].
+        class_weights: [C], what an image of each class counts; None counts all alike. The mean is over images, not
+            over weights, so that batches, accumulation and processes add up: normalise the weights once, to a mean of
+            one over the training images.
+        label_smoothing: share of the target, in [0, 1), spread evenly over the classes.
+    """
+    per_image = F.cross_entropy(logits, labels, class_weights, reduction="none", label_smoothing=label_smoothing)
+    return per_image.mean()
 
 
 def negative_elbo(

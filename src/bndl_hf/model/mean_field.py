@@ -1,56 +1,62 @@
 """The mean-field predictive and its recalibration: from gaps between logits, each with a variance, to probabilities.
 
-Recalibration (bndl_hf.uncertainty.fit_temperature) puts l' = (E[l] + sqrt(v) (l - E[l])) / T in the place of the random
-logits l: T is the temperature, v the variance scale, both 1 unless fitted on held-out images. Read predictive.py next.
+The gap of class c to one reference class r per image is divided by sqrt(T^2 + pi/8 v Var[l_c - l_r]): the probit
+approximation of MacKay (1992). The softmax of these damped gaps is the predictive. Read predictive.py next.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def mean_field_log_probs(
-    gap_mean: Tensor,
-    gap_variance: Tensor,
-    temperature: float | Tensor = 1.0,
-    variance_scale: float | Tensor = 1.0,
-) -> Tensor:
-    """log_softmax of gaps, each damped by its own variance: the probit approximation of MacKay (1992).
+@dataclass(frozen=True)
+class Recalibration:
+    """Two numbers fitted on held-out images (`bndl_hf.uncertainty.fit_temperature`); 1 and 1 change nothing.
 
-        log_softmax_c of E[l_c - l_r] / sqrt(T^2 + pi/8 v Var[l_c - l_r])
+    The random logits l are replaced by l' = (E[l] + sqrt(v) (l - E[l])) / T.
 
-    Args:
-        gap_mean, gap_variance: of l_c - l_r for one reference class r per image, [..., C].
-        temperature: T > 0; 1 changes nothing.
-        variance_scale: v >= 0; 1 changes nothing, 0 leaves the softmax of the mean logits.
+    Attributes:
+        temperature: T > 0; above 1 every probability is softened.
+        variance_scale: v >= 0; 0 leaves the softmax of the mean logits, divided by T.
     """
-    return torch.log_softmax(gap_mean / damping(gap_variance, temperature, variance_scale), dim=-1)
 
+    temperature: float | Tensor = 1.0
+    variance_scale: float | Tensor = 1.0
 
-def damping(gap_variance: Tensor, temperature: float | Tensor, variance_scale: float | Tensor) -> Tensor:
-    """What a gap between logits is divided by: sqrt(T^2 + pi/8 v Var)."""
-    return torch.sqrt(temperature**2 + variance_scale * (math.pi / 8 * gap_variance))
+    @property
+    def spread(self) -> float | Tensor:
+        """sqrt(v): what the distance of a draw to its mean is multiplied by."""
+        return self.variance_scale**0.5
 
+    def damping(self, gap_variance: Tensor) -> Tensor:
+        """What a gap between logits is divided by: sqrt(T^2 + pi/8 v Var)."""
+        return torch.sqrt(self.temperature**2 + self.variance_scale * (math.pi / 8 * gap_variance))
 
-def recalibrated_samples(samples: Tensor, temperature: float | Tensor = 1.0, spread: float | Tensor = 1.0) -> Tensor:
-    """Draws of l' for draws of the logits l [S, B, C]: their distance to their mean times sqrt(v), all divided by T.
+    def log_probs(self, gap_mean: Tensor, gap_variance: Tensor) -> Tensor:
+        """Log of the mean-field predictive: log_softmax of the damped gaps.
 
-    `spread` is sqrt(v), so that there is a gradient at zero.
-    """
-    if not isinstance(temperature, Tensor) and temperature == spread == 1:
-        return samples
-    mean = samples.mean(dim=0)
-    return (mean + spread * (samples - mean)) / temperature
+        Args:
+            gap_mean, gap_variance: of l_c - l_r for one reference class r per image, [..., C].
+        """
+        return torch.log_softmax(gap_mean / self.damping(gap_variance), dim=-1)
+
+    def samples(self, logits: Tensor) -> Tensor:
+        """Draws of l' for draws of the logits l [S, B, C]."""
+        if not isinstance(self.temperature, Tensor) and self.temperature == self.variance_scale == 1:
+            return logits
+        mean = logits.mean(dim=0)
+        return (mean + self.spread * (logits - mean)) / self.temperature
 
 
 def mutual_information(probs: Tensor, divisor: Tensor, top: Tensor, from_loadings: Tensor) -> Tensor:
     """Mutual information of label and loadings to second order: 1/2 tr((diag p - p p^T) Cov_Phi[s]), [B], nats.
 
-    s_c is the gap to the top class t over its divisor (`damping`). Given theta, the loadings of two classes are
-    independent, so with v_c = Var_Phi(E[l_c | Phi]) the covariance of s_a and s_b is
+    s_c is the gap to the top class t over its divisor (`Recalibration.damping`). Given theta, the loadings of two
+    classes are independent, so with v_c = Var_Phi(E[l_c | Phi]) the covariance of s_a and s_b is
     (v_t + [a = b] v_a) / (divisor_a divisor_b).
 
     Args:

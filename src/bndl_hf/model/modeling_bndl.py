@@ -8,6 +8,7 @@ found and taken out, decision_layer.py for the layer that replaces it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -20,10 +21,11 @@ from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .checkpoint_errors import check_all_weights_were_there, loading_errors_in_words
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer
-from .decisions import Decisions
+from .decisions import store_abstention, store_conformal, store_temperature
 from .evidence import Evidence
 from .outputs import BNDLImageClassifierOutput, BNDLModelOutput
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
+from .prediction_sets import ConformalPredictor
 from .predictive import BNDLPrediction
 from .wrapping import load_classifier, split_keywords, wrap_classifier
 
@@ -93,7 +95,8 @@ class BNDLPreTrainedModel(PreTrainedModel):
             ImportError: when the classifier needs a package that is not installed (timm, natten).
 
         Example:
-            >>> BNDLForImageClassification.from_backbone_pretrained("google/vit-base-patch16-224", num_labels=10)
+            >>> name = "google/vit-base-patch16-224"
+            >>> model = BNDLForImageClassification.from_backbone_pretrained(name, num_labels=10)
         """
         fields, loading = split_keywords(cls.config_class, kwargs)
         classifier = load_classifier(backbone_name_or_path, cls.config_class, loading, backbone_kwargs or {})
@@ -180,8 +183,7 @@ class BNDLModel(BNDLPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        with torch.autocast(device_type=backbone.logits.device.type, enabled=False):
-            scores = self.decision_layer.score_posterior(backbone.logits)
+        scores = self.decision_layer.scores(backbone.logits)
         output = BNDLModelOutput(
             factor_scores=scores.mean,
             concentration=scores.concentration.expand_as(scores.mean),
@@ -191,7 +193,7 @@ class BNDLModel(BNDLPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
 
-class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
+class BNDLForImageClassification(BNDLPreTrainedModel):
     """An image classifier that knows how sure it is and of what its decision consists."""
 
     _auto_class = (
@@ -210,7 +212,8 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
     ) -> BNDLImageClassifierOutput | tuple[Tensor, ...]:
         """Logits [B, C] of pixel values [B, 3, height, width]; with labels [B] also the loss and its terms.
 
-        `backbone_inputs` is what else the backbone reads; see `extract_features`.
+        In evaluation mode the softmax of the logits is `predict(...).probs`. `backbone_inputs` is what else the
+        backbone reads; see `extract_features`.
         """
         backbone = self._run_backbone(
             pixel_values,
@@ -276,6 +279,53 @@ class BNDLForImageClassification(Decisions, BNDLPreTrainedModel):
         with evaluation_mode(self):
             features = self.extract_features(pixel_values, **backbone_inputs)
             return self.decision_layer.explain(features, target, top_k, against)
+
+    def set_temperature(self, temperature: Any, variance_scale: float | None = None) -> None:
+        """Recalibrate: predictions, logits and loss in evaluation mode use T and v from now on; saved with the model.
+
+        The training objective does not change. Stored prediction sets and abstention thresholds were fitted on other
+        probabilities: they are dropped, with a warning.
+
+        Args:
+            temperature: what `bndl_hf.uncertainty.fit_temperature` returned, or a number T in [0.001, 1000]; 1 changes
+                nothing.
+            variance_scale: v in [0, 1e6] beside a number T; None is 1, which changes nothing.
+
+        Raises:
+            ValueError: for values out of range.
+
+        Example:
+            >>> model.set_temperature(fit_temperature(prediction, labels))
+        """
+        store_temperature(self._configurations(), temperature, variance_scale)
+
+    def set_abstention(self, threshold: Any) -> None:
+        """Decline to answer below this largest probability; saved with the model.
+
+        Args:
+            threshold: what `bndl_hf.uncertainty.fit_abstention` returned for the largest probability, a number in
+                [0, 1], or None to answer always.
+
+        Raises:
+            ValueError: for a threshold that is not a probability.
+        """
+        store_abstention(self._configurations(), threshold)
+
+    def set_conformal(self, predictor: ConformalPredictor | Mapping[str, Any] | None) -> None:
+        """Answer with prediction sets too (`BNDLPrediction.prediction_sets`); saved with the model.
+
+        Args:
+            predictor: what `bndl_hf.uncertainty.fit_conformal` returned, its `to_dict()`, or None to stop.
+
+        Raises:
+            ValueError: it is randomised (a model answers the same image the same way twice), or was fitted on another
+                number of classes.
+        """
+        store_conformal(self._configurations(), predictor)
+
+    def _configurations(self) -> list[BNDLConfig]:
+        """The model's configuration and the decision layer's, which may be another object (a layer put in, peft)."""
+        return [self.config, self.decision_layer.config]
 
 
 __all__ = [

@@ -32,7 +32,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
     """The standard list of labels and scores, with what is known of the answer's uncertainty in every entry.
 
     A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
-    of the mean logits. Each entry also has `logit_std`, its class's standard deviation in logit units, and of the
+    of the logits, whose softmax it is. Each entry also has `logit_std`, its class's standard deviation in logit units, and of the
     answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`, `epistemic`
     in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is applied.
 
@@ -44,7 +44,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         >>> classifier = pipeline(
         ...     "image-classification", model="org/vit-bndl", pipeline_class=BNDLImageClassificationPipeline
         ... )
-        >>> classifier("parrot.png", top_k=1)[0]["is_certain"]
+        >>> is_certain = classifier("parrot.png", top_k=1)[0]["is_certain"]
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -143,7 +143,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
-        >>> answer["label"], answer["is_certain"], [part["factor"] for part in answer["evidence"]["factors"]]
+        >>> label, factors = answer["label"], [part["factor"] for part in answer["evidence"]["factors"]]
     """
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -211,10 +211,11 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
 
 
 def _scores(outputs: Mapping[str, Tensor], function_to_apply: Any) -> Tensor:
-    """[C] of one image: the predictive probabilities, or the asked-for function of the mean logits."""
+    """[C] of one image: the predictive probabilities, or the asked-for function of the logits `forward` returns."""
     if function_to_apply is None:
         return outputs["probs"][0]
-    logits, name = outputs["logits_mean"][0], getattr(function_to_apply, "value", function_to_apply)
+    log_probs, name = outputs["probs"][0].log(), getattr(function_to_apply, "value", function_to_apply)
+    logits = log_probs - log_probs.max()  # the top class is the reference of the gaps
     return {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[name]
 
 

@@ -15,7 +15,6 @@ would get large sets wherever it is less sure than that.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -64,8 +63,9 @@ class ConformalPredictor:
         num_images: how many images it was fitted on.
         num_classes: C.
         penalty, free_ranks: of "raps".
-        randomized: "aps" and "raps": whether the class at the edge of a set goes in by lot, which makes the coverage
-            exact where a model is right more often than asked, and the sets of one image differ from call to call.
+        randomized: "aps" and "raps": whether the class at the edge of a set is drawn at random, which makes the
+            coverage exact where a model is right more often than asked, and the sets of one image differ from call to
+            call.
         allow_empty: whether a set may be empty; otherwise the most probable class is always in it.
 
     Example:
@@ -87,17 +87,24 @@ class ConformalPredictor:
     def __post_init__(self) -> None:
         if self.method not in SET_METHODS:
             raise ValueError(f"method={self.method!r} is unknown; choose one of {', '.join(SET_METHODS)}.")
-        if not 0 < self.coverage < 1:
-            raise ValueError(f"coverage={self.coverage} is not in (0, 1); 0.9 puts the true class in 9 sets of 10.")
+        if not (is_number(self.coverage) and 0 < self.coverage < 1):
+            raise ValueError(f"coverage={self.coverage!r} is not in (0, 1); 0.9 puts the true class in 9 sets of 10.")
+        for name, least in {"num_images": 1, "num_classes": 2, "free_ranks": 0}.items():
+            value = getattr(self, name)
+            if not (isinstance(value, int) and is_number(value) and value >= least):
+                raise ValueError(f"{name}={value!r} must be a whole number, {least} or more.")
+        for name in ("randomized", "allow_empty"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false.")
         thresholds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
         if self.class_conditional and len(thresholds) != self.num_classes:
             raise ValueError(
                 f"threshold holds {len(thresholds)} numbers for {self.num_classes} classes; pass one for each, or one."
             )
-        if not all(math.isfinite(value) for value in thresholds):
-            raise ValueError(f"threshold={self.threshold} must be finite.")
-        if not (math.isfinite(self.penalty) and self.penalty >= 0 and self.free_ranks >= 0):
-            raise ValueError(f"penalty={self.penalty} and free_ranks={self.free_ranks} must be zero or above.")
+        if not all(map(is_number, thresholds)):
+            raise ValueError(f"threshold={self.threshold!r} must be finite numbers.")
+        if not (is_number(self.penalty) and self.penalty >= 0):
+            raise ValueError(f"penalty={self.penalty!r} must be a finite number, zero or above.")
 
     @property
     def class_conditional(self) -> bool:
@@ -109,7 +116,7 @@ class ConformalPredictor:
 
         Args:
             probs: of the same model and recalibration the predictor was fitted on.
-            generator: source of the lots of a randomised predictor.
+            generator: source of the random numbers of a randomised predictor.
 
         Raises:
             ValueError: for probabilities of another shape.
@@ -138,6 +145,8 @@ class ConformalPredictor:
         Raises:
             ValueError: entries are missing, unknown, or out of their range.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"A conformal predictor is stored as a mapping of its entries, not as {values!r}.")
         known = {field.name for field in fields(cls)}
         missing = {"method", "coverage", "threshold", "num_images", "num_classes"} - set(values)
         if missing or set(values) - known:
@@ -147,6 +156,11 @@ class ConformalPredictor:
             )
         threshold = values["threshold"]
         return cls(**{**values, "threshold": tuple(threshold) if isinstance(threshold, list | tuple) else threshold})
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a whole or floating-point number that a float can hold: no bool, NaN or infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def in_float64(values: Tensor) -> Tensor:
@@ -162,4 +176,4 @@ def edge_mass(num_images: int, randomized: bool, generator: torch.Generator | No
     return torch.rand(num_images, generator=generator, dtype=torch.float64, device=device)
 
 
-__all__ = ["SET_METHODS", "ConformalPredictor", "edge_mass", "in_float64", "set_scores"]
+__all__ = ["SET_METHODS", "ConformalPredictor", "edge_mass", "in_float64", "is_number", "set_scores"]

@@ -1,13 +1,9 @@
-"""From the two posteriors to an answer and how sure it is: exact moments, or draws when asked (Sec. 5).
+"""From the random logits to an answer and how sure it is: closed forms, or draws when asked (Sec. 5).
 
-Scores and loadings are independent under q, so mean and variance of every logit, and of the gap between two logits,
-are exact sums over factors. Scores are shared between the classes, so gaps, not logits, carry the uncertainty of the
-decision. Probabilities follow from the gaps to one reference class by the mean-field (probit) approximation, which does
-not change when a constant is added to all logits.
-
-Where a temperature or a variance scale was fitted (mean_field.py), everything that decides - probabilities, p-value,
-flip probability, entropies - speaks of the recalibrated logits. Means, variances and draws of logits are those of the
-layer itself, so that the parts of an explanation still add up to them.
+Probabilities follow from the gaps to one reference class by the mean-field (probit) approximation, which does not
+change when a constant is added to all logits. Where a temperature or a variance scale was fitted (mean_field.py),
+everything that decides - probabilities, p-value, flip probability, entropies - speaks of the recalibrated logits.
+Means, variances and draws of logits are those of the layer itself, so that the parts of an explanation add up to them.
 """
 
 from __future__ import annotations
@@ -18,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .loading_moments import LoadingMoments, times
-from .mean_field import damping, mean_field_log_probs, mutual_information, recalibrated_samples
+from .logit_posterior import LogitPosterior, pick
+from .mean_field import Recalibration, mutual_information
 from .student_t import student_t_p_value
-from .weibull import WeibullPosterior
 
 
 @dataclass
@@ -71,100 +66,34 @@ class BNDLPrediction:
     logits_samples: Tensor | None = None
 
 
-def logit_moments(scores: WeibullPosterior, loadings: WeibullPosterior, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact mean and variance of every logit, each [B, C].
-
-    Var[l_c] = sum_k E[theta_k]^2 Var[Phi_kc] + Var[theta_k] E[Phi_kc^2]
-    """
-    mean, from_loadings, from_scores = _moments(scores, LoadingMoments.of(loadings), bias)
-    return mean, from_loadings + from_scores
-
-
-def _moments(scores: WeibullPosterior, loadings: LoadingMoments, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """E[l_c], and Var[l_c] in two parts: Var_Phi(E[l_c | Phi]), which only the loadings leave open, and the rest."""
-    mean = times(scores.mean, loadings.mean) + bias  # [B, K] @ [K, C] -> [B, C]
-    return mean, times(scores.mean.square(), loadings.variance), times(scores.variance, loadings.second)
-
-
-def gap_moments(
-    scores: WeibullPosterior, loadings: WeibullPosterior, bias: Tensor, reference: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Exact mean and variance of l_c - l_r for every class c and each image's reference class r.
-
-    The classes share theta, so Var[l_c - l_r] = Var[l_c] + Var[l_r] - 2 Cov[l_c, l_r] with the covariance
-    sum_k Var[theta_k] E[Phi_kc] E[Phi_kr]: a third product.
-
-    Args:
-        scores: posterior of [B, K].
-        loadings: posterior of [K, C].
-        bias: [C].
-        reference: class index r of each image, [B].
-
-    Returns:
-        (mean, variance), each [B, C]; both exactly zero at c = r, the variance never negative.
-    """
-    moments = LoadingMoments.of(loadings)
-    mean, from_loadings, from_scores = _moments(scores, moments, bias)
-    covariance = _covariance(scores, loadings, moments, reference)
-    return _gaps(mean, from_loadings + from_scores, covariance, reference)
-
-
-def exact_log_probs(
-    scores: WeibullPosterior,
-    loadings: WeibullPosterior,
-    bias: Tensor,
-    reference: Tensor,
-    temperature: float = 1.0,
-    variance_scale: float = 1.0,
-) -> Tensor:
-    """Log of the mean-field predictive, [B, C]; see `mean_field_log_probs`.
-
-    For one reference r this is a proper distribution. Departure: predicting takes the top class for r, training each
-    image's label, so that nothing has to be ranked; the two differ by a few thousandths of probability.
-    """
-    return mean_field_log_probs(*gap_moments(scores, loadings, bias, reference), temperature, variance_scale)
-
-
 def predict_exactly(
-    scores: WeibullPosterior,
-    loadings: WeibullPosterior,
-    bias: Tensor,
-    num_samples: int,
-    threshold: float,
-    temperature: float = 1.0,
-    variance_scale: float = 1.0,
+    logits: LogitPosterior, num_samples: int, threshold: float, recalibration: Recalibration
 ) -> BNDLPrediction:
     """The deterministic prediction: closed forms only, four small matrix products.
 
     Args:
-        scores, loadings, bias: the layer's posteriors and bias.
+        logits: the random logits of B images.
         num_samples: S, the number of draws the p-value speaks of.
         threshold: `is_certain` is p_value < threshold.
-        temperature, variance_scale: T and v of the recalibration; the probabilities are `mean_field_log_probs`.
+        recalibration: T and v.
     """
-    moments = LoadingMoments.of(loadings)
-    mean, from_loadings, from_scores = _moments(scores, moments, bias)
-    variance = from_loadings + from_scores
-    top, runner_up = _top_two(mean)
-    covariance = _covariance(scores, loadings, moments, top)
-    gap_mean, gap_variance = _gaps(mean, variance, covariance, top)
-    log_probs = mean_field_log_probs(gap_mean, gap_variance, temperature, variance_scale)
+    top, runner_up = logits.top_two
+    gap_mean, gap_variance = logits.gaps(top)
+    divisor = recalibration.damping(gap_variance)
+    log_probs = torch.log_softmax(gap_mean / divisor, dim=-1)
     probs = log_probs.exp()
-    margin = -_pick(gap_mean, runner_up)
-    spread = (variance_scale * _pick(gap_variance, runner_up)).sqrt()
     total = -(probs * log_probs).sum(dim=-1)
-    divisor = damping(gap_variance, temperature, variance_scale)
-    information = variance_scale * mutual_information(probs, divisor, top, from_loadings)
-    epistemic = torch.minimum(information, total)
-    gap_ratio = _ratio(margin, spread)
+    information = mutual_information(probs, divisor, top, logits.variance_from_loadings)
+    epistemic = torch.minimum(recalibration.variance_scale * information, total)
+    gap_ratio = _ratio(-pick(gap_mean, runner_up), recalibration.spread * pick(gap_variance, runner_up).sqrt())
     p_value = paired_p_value(gap_ratio, num_samples)
     return BNDLPrediction(
         probs=probs,
         predicted_labels=probs.argmax(dim=-1),
-        logits_mean=mean,
-        logits_variance=variance,
+        logits_mean=logits.mean,
+        logits_variance=logits.variance,
         gap_variance=gap_variance,
-        evidence=scores.mean.sum(dim=-1),
+        evidence=logits.scores.mean.sum(dim=-1),
         gap_ratio=gap_ratio,
         p_value=p_value,
         flip_probability=torch.special.ndtr(-gap_ratio).to(probs.dtype),
@@ -177,14 +106,11 @@ def predict_exactly(
 
 
 def predict_by_sampling(
-    scores: WeibullPosterior,
-    loadings: WeibullPosterior,
-    bias: Tensor,
+    logits: LogitPosterior,
     num_samples: int,
     threshold: float,
+    recalibration: Recalibration,
     generator: torch.Generator | None = None,
-    temperature: float = 1.0,
-    variance_scale: float = 1.0,
 ) -> BNDLPrediction:
     """The Monte-Carlo prediction: S joint draws of scores and loadings, one at a time, so memory is [S, B, C] at most.
 
@@ -192,34 +118,33 @@ def predict_by_sampling(
     distribution with the scores integrated out is taken from the mean-field predictive.
 
     Args:
-        scores, loadings, bias: the layer's posteriors and bias.
+        logits: the random logits of B images.
         num_samples: S >= 2.
         threshold: `is_certain` is p_value < threshold.
+        recalibration: T and v; the probabilities are the mean over draws of the softmax of the recalibrated logits.
         generator: source of the draws, on the device of the posteriors.
-        temperature, variance_scale: T and v of the recalibration; the probabilities are the mean over draws of the
-            softmax of `recalibrated_samples`.
     """
-    centre = scores.mean @ loadings.mean + bias
-    top, _ = _top_two(centre)
-    centre_gap = centre - _pick(centre, top)[:, None]
-    theta_variance = scores.variance
+    scores, bias = logits.scores, logits.bias
+    centre = scores.mean @ logits.loadings.mean + bias
+    top = centre.argmax(dim=-1)
+    centre_gap = centre - pick(centre, top)[:, None]
     draws: list[Tensor] = []
-    given_loadings = torch.zeros(len(top), len(bias), device=bias.device)  # [B, C]
-    conditional_entropy = torch.zeros_like(given_loadings[:, 0])
+    given_loadings = torch.zeros_like(centre)  # [B, C]
+    conditional_entropy = torch.zeros_like(centre[:, 0])
     for _ in range(num_samples):
-        phi = loadings.sample(generator)  # [K, C]
+        phi = logits.loadings.sample(generator)  # [K, C]
         draws.append(scores.sample(generator) @ phi + bias)
-        gaps = _conditional_gaps(scores.mean, theta_variance, phi, bias, top)
-        gap_mean = centre_gap + variance_scale**0.5 * (gaps[0] - centre_gap)
-        log_probs = mean_field_log_probs(gap_mean, gaps[1], temperature, variance_scale)
+        gap_mean, gap_variance = _conditional_gaps(scores.mean, scores.variance, phi, bias, top)
+        gap_mean = centre_gap + recalibration.spread * (gap_mean - centre_gap)
+        log_probs = recalibration.log_probs(gap_mean, gap_variance)
         given_loadings += log_probs.exp() / num_samples
         conditional_entropy += _entropy(log_probs) / num_samples
     samples = torch.stack(draws)  # [S, B, C]
-    recalibrated = recalibrated_samples(samples, temperature, variance_scale**0.5)
+    recalibrated = recalibration.samples(samples)
     probs = recalibrated.softmax(dim=-1).mean(dim=0)
     mean = samples.mean(dim=0)
-    first, second = _top_two(mean)
-    margins = _pick(recalibrated, first) - _pick(recalibrated, second)  # [S, B]
+    first, second = mean.topk(2, dim=-1).indices.unbind(dim=-1)
+    margins = pick(recalibrated, first) - pick(recalibrated, second)  # [S, B]
     gap_ratio = _ratio(margins.mean(dim=0), margins.std(dim=0))
     p_value = paired_p_value(gap_ratio, num_samples)
     total = _entropy(probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
@@ -230,7 +155,7 @@ def predict_by_sampling(
         predicted_labels=probs.argmax(dim=-1),
         logits_mean=mean,
         logits_variance=samples.var(dim=0),
-        gap_variance=(samples - _pick(samples, first)[..., None]).var(dim=0),
+        gap_variance=(samples - pick(samples, first)[..., None]).var(dim=0),
         evidence=scores.mean.sum(dim=-1),
         gap_ratio=gap_ratio,
         p_value=p_value,
@@ -268,32 +193,6 @@ def _entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(dim=-1)
 
 
-def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """values[..., b, index[b]]: one class per image, [..., B, C] -> [..., B]."""
-    return values.gather(-1, index.expand(values.shape[:-1])[..., None]).squeeze(-1)
-
-
-def _top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the largest and second largest logit, each [B]."""
-    first, second = logits.topk(2, dim=-1).indices.unbind(dim=-1)
-    return first, second
-
-
-def _covariance(
-    scores: WeibullPosterior, loadings: WeibullPosterior, moments: LoadingMoments, reference: Tensor
-) -> Tensor:
-    """Cov[l_c, l_r] for c != r, [B, C]: sum_k Var[theta_k] E[Phi_kr] E[Phi_kc]."""
-    return times(scores.variance * loadings.mean.T[reference], moments.mean)
-
-
-def _gaps(mean: Tensor, variance: Tensor, covariance: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Gap mean and variance to the reference class, from the logits' own moments [B, C]; see `gap_moments`."""
-    gap_variance = (variance + _pick(variance, reference)[:, None] - 2 * covariance).clamp_min(0)
-    # At c = r the loadings are one and the same random variable, not two independent ones: the gap is exactly zero.
-    is_reference = torch.arange(mean.shape[1], device=mean.device) == reference[:, None]
-    return mean - _pick(mean, reference)[:, None], gap_variance.masked_fill(is_reference, 0.0)
-
-
 def _conditional_gaps(
     theta_mean: Tensor, theta_variance: Tensor, phi: Tensor, bias: Tensor, reference: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -302,5 +201,5 @@ def _conditional_gaps(
     phi_reference = phi.T[reference]  # [B, K]
     covariance = (theta_variance * phi_reference) @ phi
     variance = theta_variance @ phi.square()
-    gap_variance = variance + _pick(variance, reference)[:, None] - 2 * covariance
-    return mean - _pick(mean, reference)[:, None], gap_variance.clamp_min(0)
+    gap_variance = variance + pick(variance, reference)[:, None] - 2 * covariance
+    return mean - pick(mean, reference)[:, None], gap_variance.clamp_min(0)

@@ -22,16 +22,6 @@ _ZETA = (math.pi**2 / 6, 1.2020569031595943, math.pi**4 / 90, 1.0369277551433699
 _SERIES = tuple(zeta * (2**n - 2) / n for n, zeta in enumerate((*_ZETA, math.pi**8 / 9450), start=2))
 
 
-def weibull_scale(mean: Tensor, concentration: Tensor) -> Tensor:
-    """Scale lambda = mean / Gamma(1 + 1/k) of the Weibull with this mean (Eqs. 9, 11); zero where the mean is zero."""
-    return mean * torch.exp(-torch.lgamma(1 + concentration.reciprocal()))
-
-
-def weibull_mean(scale: Tensor, concentration: Tensor) -> Tensor:
-    """Mean lambda * Gamma(1 + 1/k)."""
-    return scale * torch.exp(torch.lgamma(1 + concentration.reciprocal()))
-
-
 def relative_variance(concentration: Tensor) -> Tensor:
     """Squared coefficient of variation, Gamma(1 + 2/k) / Gamma(1 + 1/k)^2 - 1: the variance of a Weibull with mean one.
 
@@ -68,25 +58,6 @@ class _RelativeVariance(torch.autograd.Function):
         return -2 * gradient * (1 + value) * slope * inverse.square()
 
 
-def sample_weibull(scale: Tensor, concentration: Tensor, uniform: Tensor) -> Tensor:
-    """Reparameterised draw lambda * (-log(1 - u))^(1/k) (Eq. 6), differentiable in scale and concentration.
-
-    Args:
-        scale: lambda >= 0; a scale of zero draws exactly zero.
-        concentration: k > 0, broadcastable.
-        uniform: u in [0, 1), broadcastable; zero is moved in by half a float32 step.
-
-    Returns:
-        Tensor of the broadcast shape, >= 0.
-    """
-    return scale * torch.exp(_log_exponential(uniform) / concentration)
-
-
-def _log_exponential(uniform: Tensor) -> Tensor:
-    """Logarithm of the exponential variable -log(1 - u) of Eq. 6."""
-    return torch.log(-torch.log1p(-uniform.clamp(_HALF_STEP, 1 - _HALF_STEP)))
-
-
 def kl_weibull_gamma(
     scale: Tensor,
     concentration: Tensor,
@@ -113,7 +84,8 @@ def kl_weibull_gamma(
         tensor(0.)
     """
     log_scale = torch.log(scale.clamp_min(scale_floor))
-    return _kl(log_scale, weibull_mean(scale, concentration), concentration, prior_concentration, prior_rate)
+    mean = scale * torch.exp(torch.lgamma(1 + concentration.reciprocal()))
+    return _kl(log_scale, mean, concentration, prior_concentration, prior_rate)
 
 
 def _kl(
@@ -161,12 +133,21 @@ class WeibullPosterior:
         """Var[x], zero where the mean is zero."""
         return self.mean.square() * relative_variance(self.concentration)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One reparameterised draw of every entry (Eq. 6)."""
-        uniform = torch.rand(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+    def quantile(self, uniform: Tensor) -> Tensor:
+        """Reparameterised draw lambda * (-log(1 - u))^(1/k) of every entry (Eq. 6), differentiable; exact zeros stay.
+
+        Args:
+            uniform: u in [0, 1), broadcastable; zero is moved in by half a float32 step.
+        """
+        exponential = -torch.log1p(-uniform.clamp(_HALF_STEP, 1 - _HALF_STEP))
         # Eq. 6 times mean/scale: below k = 0.029 scale and (-log(1-u))^(1/k) leave float32, their product does not.
-        log_ratio = _log_exponential(uniform) / self.concentration - self.log_gamma
-        return self.mean * torch.exp(log_ratio)
+        return self.mean * torch.exp(torch.log(exponential) / self.concentration - self.log_gamma)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of every entry (Eq. 6)."""
+        return self.quantile(
+            torch.rand(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        )
 
     def kl(self, prior_concentration: float, prior_rate: float, scale_floor: float) -> Tensor:
         """KL to Gamma(prior_concentration, prior_rate) of every entry, in nats (Eq. 7)."""

@@ -117,7 +117,8 @@ def accuracy_by_decile_plot(
         ValueError: there is no uncertainty, or no group.
 
     Example:
-        >>> groups = accuracy_by_uncertainty_decile(prediction.p_value, prediction.predicted_labels == labels)
+        >>> correct = prediction.predicted_labels == labels
+        >>> groups = accuracy_by_uncertainty_decile(prediction.p_value, correct, num_groups=4)
         >>> figure = accuracy_by_decile_plot({"p-value": groups.accuracy})
     """
     if not accuracy:

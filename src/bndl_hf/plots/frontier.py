@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 def sparsity_frontier_plot(
     curves: Mapping[str, Mapping[str, ArrayLike]],
-    x: str = "nonzero",
+    x: str = "sparsity",
     title: str = "How few weights are enough?",
     dpi: int = 200,
 ) -> Figure:
     """Accuracy and negative log-likelihood against what is left of the weights, side by side.
 
     Args:
-        curves: head -> {"nonzero": [P] share of weights, as fractions; "per_class": [P] weights for each class;
-            "accuracy": [P], fractions; "nll": [P], nats}, and optionally "accuracy_sd", "nll_sd" [P] over seeds.
-        x: "nonzero" or "per_class", on a logarithmic axis.
+        curves: head -> {"sparsity": [P] share of non-zero weights, fractions; "factors_per_class": [P] of them for each
+            class; "accuracy": [P], fractions; "negative_log_likelihood": [P], nats}; optionally the standard deviations
+            over seeds of the last two, "accuracy_sd" and "negative_log_likelihood_sd", [P].
+        x: "sparsity" or "factors_per_class", on a logarithmic axis.
         title: one line above.
         dpi: pixels per inch.
 
@@ -36,7 +37,7 @@ def sparsity_frontier_plot(
         ImportError: matplotlib is not installed.
         ValueError: there is no curve, or columns of different lengths; an unknown x.
     """
-    labels = {"nonzero": "non-zero weights, %", "per_class": "non-zero weights for each class"}
+    labels = {"sparsity": "non-zero weights, %", "factors_per_class": "non-zero weights for each class"}
     if x not in labels:
         raise ValueError(f"x={x!r} is unknown; choose one of {', '.join(labels)}.")
     if not curves:
@@ -46,7 +47,7 @@ def sparsity_frontier_plot(
 
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(curves.items()):
-        places = column(curve[x], f"curves[{name!r}][{x!r}]") * (100 if x == "nonzero" else 1)
+        places = column(curve[x], f"curves[{name!r}][{x!r}]") * (100 if x == "sparsity" else 1)
         order = np.argsort(places)
         order = order[places[order] > 0]  # a head of nothing but its bias has no place on a logarithmic axis
         style = {
@@ -58,7 +59,7 @@ def sparsity_frontier_plot(
             "capsize": 2,
             "label": name,
         }
-        for axes, figure_name, factor in ((left, "accuracy", 100), (right, "nll", 1)):
+        for axes, figure_name, factor in ((left, "accuracy", 100), (right, "negative_log_likelihood", 1)):
             values = column(curve[figure_name], f"curves[{name!r}][{figure_name!r}]", len(places)) * factor
             spread = np.asarray(curve.get(f"{figure_name}_sd", np.zeros(len(places)))) * factor
             axes.errorbar(places[order], values[order], yerr=spread[order], **style)

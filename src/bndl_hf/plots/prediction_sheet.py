@@ -84,8 +84,10 @@ def prediction_sheet(
 
     Example:
         >>> prediction, evidence = model.predict(pixel_values), model.explain(pixel_values, top_k=4)
-        >>> prediction_sheet(images, labels, prediction.predicted_labels, prediction.probs, prediction.is_certain,
-        ...                  prediction.p_value, evidence.contributions, evidence.factors, evidence.rest, evidence.bias)
+        >>> figure = prediction_sheet(
+        ...     images, labels, prediction.predicted_labels, prediction.probs,
+        ...     prediction.is_certain, prediction.p_value,
+        ...     evidence.contributions, evidence.factors, evidence.rest, evidence.bias)
     """
     make_figure = figure_class()
     names = "images true_labels predicted_labels probs is_certain p_value contributions factors rest bias"

@@ -71,9 +71,9 @@ def waterfall_plot(
 
     Example:
         >>> why = model.explain(pixel_values, against="runner_up").contrast
-        >>> waterfall_plot(why.contributions[0], why.rest[0], why.bias[0], why.factors[0],
-        ...                why.contribution_std[0], why.rest_std[0], why.total_std[0], total="gap",
-        ...                title="Why a cat and not a dog?")
+        >>> figure = waterfall_plot(
+        ...     why.contributions[0], why.rest[0], why.bias[0], why.factors[0], why.contribution_std[0],
+        ...     why.rest_std[0], why.total_std[0], total="gap", title="Why a cat and not a dog?")
     """
     parts = column(parts, "parts")
     k = len(parts)

@@ -2,7 +2,7 @@
 
 Their ViT is transformers' own with `classifier` replaced, their ImageNet ResNet is torchvision's with BNDL around `fc`.
 Sizes are read off the tensors; a backbone is then a table of every name there has to be, so that each missing, unknown
-or misshapen weight can be named. released.py goes through the tables.
+or misshapen weight can be named. conversion.py goes through the tables.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def vit_config(tensors: Mapping[str, Tensor], num_attention_heads: int | None = 
     """Configuration of the ViT that `tensors` (vit.embeddings..., vit.encoder.layer.N...) belong to.
 
     Raises:
-        ValueError: a tensor that tells a size is missing, or the sizes are no ViT's that transformers can build.
+        ValueError: a tensor that tells a size is missing, or the sizes are not a ViT's that transformers can build.
     """
     width, channels, patch, patch_width = _shape(tensors, "vit.embeddings.patch_embeddings.projection.weight", 4)
     num_patches = _shape(tensors, "vit.embeddings.position_embeddings", 3)[1] - 1  # one position is the class token's
     side = math.isqrt(max(num_patches, 0))
     if patch != patch_width or side == 0 or side * side != num_patches:
         raise ValueError(
-            f"{num_patches} positions of {patch}x{patch_width} patches are no square image; pass backbone_config."
+            f"{num_patches} positions of {patch}x{patch_width} patches are not a square image; pass backbone_config."
         )
     intermediate = _shape(tensors, "vit.encoder.layer.0.intermediate.dense.weight", 2)[0]
     heads = width // HEAD_WIDTH if num_attention_heads is None else num_attention_heads

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
 
 
@@ -20,10 +20,10 @@ def has_adapters(model: nn.Module) -> bool:
     return not isinstance(model, PreTrainedModel) and hasattr(model, "peft_config")
 
 
-def trained_decision_layer(model: nn.Module) -> BNDLDecisionLayer:
+def trained_decision_layer(model: nn.Module) -> PosteriorHead:
     """The decision layer that training changes: with peft the copy it made, not the layer it was copied from."""
-    layer: Any = model if isinstance(model, BNDLDecisionLayer) else model.decision_layer
-    return layer if isinstance(layer, BNDLDecisionLayer) else layer.modules_to_save[layer.active_adapters[0]]
+    layer: Any = model if isinstance(model, PosteriorHead) else model.decision_layer
+    return layer if isinstance(layer, PosteriorHead) else layer.modules_to_save[layer.active_adapters[0]]
 
 
 def check_adapters(model: nn.Module, args: BNDLTrainingArguments) -> None:

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
 from bndl_hf.training.features import FeatureDataset, keep_batch
 from bndl_hf.training.trainer import BNDLTrainer
@@ -23,12 +24,12 @@ def fit_decision_layer(
     labels: Tensor,
     config: BNDLConfig,
     *,
-    layer: BNDLDecisionLayer | None = None,
+    layer: PosteriorHead | None = None,
     eval_features: Tensor | None = None,
     eval_labels: Tensor | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **training_arguments: Any,
-) -> BNDLDecisionLayer:
+) -> PosteriorHead:
     """Train a decision layer on features that do not change.
 
     Args:
@@ -48,7 +49,7 @@ def fit_decision_layer(
 
     Example:
         >>> config = BNDLConfig(feature_dim=64, num_labels=10)
-        >>> layer = fit_decision_layer(torch.rand(512, 64), torch.arange(512) % 10, config)
+        >>> layer = fit_decision_layer(torch.rand(512, 64), torch.arange(512) % 10, config, disable_tqdm=True)
         >>> layer.predict(torch.rand(3, 64)).probs.shape
         torch.Size([3, 10])
     """

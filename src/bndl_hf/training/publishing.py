@@ -21,7 +21,7 @@ from bndl_hf.hub.errors import hub_error
 logger = logging.getLogger(__name__)
 
 
-class PublishingTrainer(Trainer):
+class HubPublishing(Trainer):
     """The publishing half of `BNDLTrainer`."""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

@@ -25,6 +25,7 @@ from .conformal import (
     size_stratified_violation,
 )
 from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
+from .measures import MEASURES, OOD_MEASURES, Measure, find_measure, sampled_pavpu
 from .ood import ood_aupr, ood_auroc, ood_fpr95
 from .ood_scores import OOD_SCORES, ood_scores
 from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
@@ -44,6 +45,8 @@ from .streaming import StreamingMetrics
 from .summary import summarize
 
 __all__ = [
+    "MEASURES",
+    "OOD_MEASURES",
     "OOD_SCORES",
     "AccuracyByUncertainty",
     "BrierDecomposition",
@@ -53,6 +56,7 @@ __all__ = [
     "FittedAbstention",
     "FittedTemperature",
     "GapTest",
+    "Measure",
     "PAvPUCounts",
     "RiskCoverageCurve",
     "StreamingMetrics",
@@ -71,6 +75,7 @@ __all__ = [
     "error_detection_auroc",
     "excess_area_under_risk_coverage",
     "expected_calibration_error",
+    "find_measure",
     "fit_abstention",
     "fit_conformal",
     "fit_temperature",
@@ -86,6 +91,7 @@ __all__ = [
     "risk_at_coverage",
     "risk_coverage_curve",
     "risk_upper_bound",
+    "sampled_pavpu",
     "set_coverage",
     "size_stratified_violation",
     "summarize",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bndl_hf.model.predictive import BNDLPrediction
 
-from .validation import check_correct, check_labels, check_scores
+from .validation import check_correct, check_probs, check_scores
 
 # Thresholds tried: one per cent of the calibration images apart. More would share delta among more bounds.
 NUM_THRESHOLDS = 100
@@ -48,8 +48,8 @@ class FittedAbstention:
 
 
 def fit_abstention(
-    confidence_or_prediction: Tensor | BNDLPrediction,
-    correct_or_labels: Tensor,
+    prediction: BNDLPrediction | Tensor,
+    labels: Tensor,
     risk: float = 0.01,
     *,
     delta: float | None = 0.05,
@@ -67,10 +67,10 @@ def fit_abstention(
     (Bonferroni).
 
     Args:
-        confidence_or_prediction: [N] any score that is higher for surer images; or a `BNDLPrediction`, whose largest
-            probability is taken. That is the confidence `model.set_abstention` and `predict(abstain_below=...)` compare
-            with; apply a threshold on another one yourself.
-        correct_or_labels: [N] whether each answer is right, booleans or 0/1; with a prediction, the true classes [N].
+        prediction: of held-out images, or their probabilities [N, C]: the threshold is on the largest probability,
+            which is what `model.set_abstention` and `predict(abstain_below=...)` compare with. Or any other confidence
+            [N], higher for surer images, whose threshold you apply yourself.
+        labels: true classes [N]; beside a confidence, whether each answer is right, booleans or 0/1.
         risk: accepted share of errors among the answered, in (0, 1).
         delta: in (0, 1), or None.
 
@@ -78,8 +78,8 @@ def fit_abstention(
         FittedAbstention.
 
     Raises:
-        ValueError: confidence empty or NaN, the other argument of another length or not 0/1, risk or delta out of
-            range, or a risk out of reach, saying which one is in reach.
+        ValueError: confidence empty or NaN, labels of another length or out of range, risk or delta out of range, or a
+            risk out of reach, saying which one is in reach.
 
     Example:
         >>> confidence = torch.linspace(0, 1, 1000)
@@ -91,12 +91,11 @@ def fit_abstention(
         raise ValueError(f"risk={risk} is not in (0, 1); it is the accepted share of errors among the answered.")
     if delta is not None and not 0 < delta < 1:
         raise ValueError(f"delta={delta} is not in (0, 1); 0.05 lets the promise fail for one calibration set in 20.")
-    if isinstance(confidence_or_prediction, BNDLPrediction):
-        probs = confidence_or_prediction.probs
-        truth = check_labels(correct_or_labels, *probs.shape).to(probs.device)
-        confidence, correct = probs.amax(dim=-1), confidence_or_prediction.predicted_labels == truth
-    else:
-        confidence, correct = torch.as_tensor(confidence_or_prediction).detach(), correct_or_labels
+    given = torch.as_tensor(prediction.probs if isinstance(prediction, BNDLPrediction) else prediction).detach()
+    confidence, correct = given, labels
+    if given.ndim == 2:
+        probs, truth = check_probs(given, labels)
+        confidence, correct = given.amax(dim=-1), probs.argmax(dim=-1) == truth
     scores = check_scores(confidence, "confidence")
     wrong = 1 - check_correct(correct, len(scores))
     order = scores.argsort(descending=True)

@@ -25,7 +25,7 @@ SIZE_STRATA = ((0, 1), (2, 3), (4, 10), (11, 100), (101, 1000))
 
 
 def fit_conformal(
-    probs_or_prediction: Tensor | BNDLPrediction,
+    prediction: BNDLPrediction | Tensor,
     labels: Tensor,
     coverage: float = 0.9,
     method: str = "raps",
@@ -43,21 +43,21 @@ def fit_conformal(
     of new images covered scatters about it with a standard deviation of sqrt(coverage (1 - coverage) / n).
 
     Args:
-        probs_or_prediction: held-out probabilities [N, C], or the `BNDLPrediction` that holds them. Recalibrate first:
-            a later change of temperature makes the threshold mean something else.
+        prediction: of held-out images, or their probabilities [N, C]. Recalibrate first: a later change of temperature
+            makes the threshold mean something else.
         labels: [N] true classes.
         coverage: in (0, 1).
         method: "lac" (smallest sets on average), "aps" (adapts to hard images) or "raps" (that without long tails).
         penalty: added for every rank beyond `free_ranks`, "raps" only; 0 is "aps".
         free_ranks: k_reg, ranks without a penalty, "raps" only.
-        randomized: "aps" and "raps": whether the class at a set's edge goes in by lot (Romano et al. 2020). With
+        randomized: "aps" and "raps": whether the class at a set's edge is drawn at random (Romano et al. 2020). With
             `allow_empty` the coverage is then exact also where the most probable class alone covers more; but sets
             differ from call to call, so such a predictor is not stored with a model.
         class_conditional: a threshold for each class (Mondrian): the coverage holds within every class. Needs images of
             every class.
         allow_empty: whether a set may be empty. Otherwise the most probable class is always in it, which only adds to
             the coverage: a model that is right in 95 of 100 cannot be made to cover less.
-        generator: source of the lots.
+        generator: of those draws.
 
     Returns:
         ConformalPredictor; `predict_sets(probs)` applies it, `model.set_conformal(predictor)` stores it.
@@ -76,9 +76,8 @@ def fit_conformal(
     _check_coverage(coverage)
     if not (math.isfinite(penalty) and penalty >= 0 and free_ranks >= 0):
         raise ValueError(f"penalty={penalty} and free_ranks={free_ranks} must be zero or above.")
-    probs = probs_or_prediction.probs if isinstance(probs_or_prediction, BNDLPrediction) else probs_or_prediction
+    probs = torch.as_tensor(prediction.probs if isinstance(prediction, BNDLPrediction) else prediction).detach()
     _, truth = check_probs(probs, labels)
-    probs = torch.as_tensor(probs).detach()
     if method != "raps":
         penalty, free_ranks = 0.0, 0
     num_images, num_classes = probs.shape
@@ -201,7 +200,7 @@ def size_stratified_violation(
 
 def _quantile(scores: Tensor, coverage: float) -> float:
     """The ceil((n + 1) coverage)-th smallest score."""
-    return scores.sort().values[_rank(len(scores), coverage) - 1].item()
+    return scores.kthvalue(_rank(len(scores), coverage)).values.item()
 
 
 def _rank(num_images: int, coverage: float) -> int:

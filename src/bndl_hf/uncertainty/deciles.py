@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .ranking import sort_with_shared_ties
+from .calibration import bin_equal_mass
 from .validation import check_correct, check_count, check_scores
 
 
@@ -41,6 +40,7 @@ def accuracy_by_uncertainty_decile(uncertainty: Tensor, correct: Tensor, num_gro
         ValueError: uncertainty empty or NaN, correct of another length, fewer images than groups.
 
     Example:
+        >>> import torch
         >>> uncertainty, correct = torch.tensor([0.1, 0.9, 0.2, 0.8]), torch.tensor([1, 0, 1, 1])
         >>> groups = accuracy_by_uncertainty_decile(uncertainty, correct, num_groups=2)
         >>> groups.accuracy
@@ -54,10 +54,5 @@ def accuracy_by_uncertainty_decile(uncertainty: Tensor, correct: Tensor, num_gro
             f"uncertainty has {len(key)} images for num_groups={num_groups}; every group needs an image. "
             "Pass more images or a smaller num_groups."
         )
-    key, accurate = sort_with_shared_ties(key, accurate)
-    key_groups, accurate_groups = key.tensor_split(num_groups), accurate.tensor_split(num_groups)
-    return AccuracyByUncertainty(
-        uncertainty=torch.stack([group.mean() for group in key_groups]),
-        accuracy=torch.stack([group.mean() for group in accurate_groups]),
-        count=torch.tensor([len(group) for group in key_groups]),
-    )
+    groups = bin_equal_mass(key, accurate, num_groups)
+    return AccuracyByUncertainty(uncertainty=groups.confidence, accuracy=groups.accuracy, count=groups.count)

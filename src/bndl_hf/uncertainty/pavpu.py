@@ -4,18 +4,17 @@ probable classes apart.
 
 The number depends on S, on the test and on what is tested, and it tends to plain accuracy as S grows (any gap becomes
 significant): these settings are part of its name, so the result carries them. The measure is Mukhoti and Gal's (2018,
-arXiv:1811.12709); `bndl_hf.model.student_t` has the p-value, `bndl_hf.model.predictive` the exact test that needs no
-draws.
+arXiv:1811.12709), the t-tests are scipy's; `bndl_hf.model.predictive` has the exact test that needs no draws.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from scipy.stats import ttest_ind, ttest_rel
 from torch import Tensor
-
-from bndl_hf.model.student_t import student_t_p_value
 
 from .validation import (
     as_float64,
@@ -102,7 +101,7 @@ def pavpu(
         logits_samples: [S, B, C] logits of S draws, S >= 2 (the paper: 20).
         labels: [B] true classes.
         threshold: An image is certain iff p < threshold, in (0, 1). 0.05: the paper's value, Sec. 5.
-        test: "paired" (scipy's `ttest_rel`) or "welch" (two samples of unequal variance).
+        test: "paired" (the two classes of a draw belong together) or "welch" (two samples of unequal variance).
         values: What is compared, "logits" (the released code) or "probabilities".
         predicted: [B] class by which an image counts as accurate. Default: the highest mean softmax. The released code
             takes it from the posterior-mean pass: pass `predicted_labels` of an exact `model.predict` for that.
@@ -190,8 +189,7 @@ def gap_test(logits_samples: Tensor, test: str = "paired", values: str = "logits
 
     Args:
         logits_samples: [S, B, C] logits of S draws, S >= 2.
-        test: "paired": t = mean(d) / (sd(d) / sqrt(S)) of the gap d, S - 1 degrees of freedom. "welch": means and
-            variances of each class apart, Welch-Satterthwaite degrees of freedom.
+        test: "paired": scipy's `ttest_rel`. "welch": scipy's `ttest_ind` of unequal variances.
         values: "logits" or "probabilities".
 
     Returns:
@@ -210,18 +208,17 @@ def gap_test(logits_samples: Tensor, test: str = "paired", values: str = "logits
     draws = check_logits_samples(logits_samples)
     pair = _most_probable_pair(draws)  # [B, 2]
     first, second = _values_of_pair(draws, pair, values).unbind(dim=-1)  # [S, B] each
+    # A computed variance of equal draws is rounding noise instead of zero: such images are found by comparing.
     if test == "paired":
-        gap = first - second  # [S, B]
-        zero_spread = _is_constant(gap)
-        standard_error, degrees_of_freedom = _paired_spread(gap)
+        zero_spread = _is_constant(first - second)
+        compare = partial(ttest_rel, axis=0)
     else:
         zero_spread = _is_constant(first) & _is_constant(second)
-        standard_error, degrees_of_freedom = _welch_spread(first, second)
-    mean_gap = first.mean(dim=0) - second.mean(dim=0)  # [B]
-    # Without spread t is 0/0 at a tie, and otherwise infinite: decided by the first draw, which all others equal.
-    t_without_spread = torch.where(first[0] == second[0], 0.0, torch.inf).to(mean_gap)
-    t = torch.where(zero_spread, t_without_spread, mean_gap / standard_error)
-    return GapTest(p_value=student_t_p_value(t, degrees_of_freedom), pair=pair.cpu(), zero_spread=zero_spread)
+        compare = partial(ttest_ind, axis=0, equal_var=False)
+    p_value = (first[0] == second[0]).double()  # [B] right where the draws are all as the first
+    varied = ~zero_spread
+    p_value[varied] = torch.from_numpy(compare(first[:, varied].numpy(), second[:, varied].numpy()).pvalue)
+    return GapTest(p_value=p_value, pair=pair.cpu(), zero_spread=zero_spread)
 
 
 def _most_probable_pair(draws: Tensor) -> Tensor:
@@ -242,22 +239,5 @@ def _values_of_pair(draws: Tensor, pair: Tensor, values: str) -> Tensor:
 
 
 def _is_constant(samples: Tensor) -> Tensor:
-    """Whether all draws of [S, B] are equal, [B]; a computed variance would be rounding noise instead of zero."""
+    """Whether all draws of [S, B] are equal, [B]."""
     return (samples == samples[0]).all(dim=0)
-
-
-def _paired_spread(gap: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard error of the mean gap [B] and its S - 1 degrees of freedom [B]."""
-    num_samples = len(gap)
-    standard_error = (gap.var(dim=0) / num_samples).sqrt()
-    return standard_error, torch.full_like(standard_error, num_samples - 1)
-
-
-def _welch_spread(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard error [B] and Welch-Satterthwaite degrees of freedom [B] for two samples of S draws each."""
-    num_samples = len(first)
-    var_first, var_second = first.var(dim=0), second.var(dim=0)
-    # (v + w)^2 (S - 1) / (v^2 + w^2), in shares of v + w so that tiny variances do not underflow when squared.
-    share = (var_first / (var_first + var_second)).nan_to_num(0.5)
-    degrees_of_freedom = (num_samples - 1) / (share.square() + (1 - share).square())
-    return ((var_first + var_second) / num_samples).sqrt(), degrees_of_freedom

@@ -12,18 +12,16 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from bndl_hf.model.mean_field import mean_field_log_probs, recalibrated_samples
+from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.predictive import BNDLPrediction
 
-from .collecting import collect_predictions
-from .scoring import nll_per_image
+from .scoring import log_loss_per_image
 from .validation import as_float64, check_finite, check_probs
 
 logger = logging.getLogger(__name__)
@@ -43,27 +41,20 @@ class FittedTemperature:
     Attributes:
         temperature: T, in [0.05, 20]; above 1 the model was too sure of itself.
         variance_scale: v, in [0, 100]; 0 leaves the softmax of the mean logits, divided by T.
-        nll_before: negative log-likelihood of the images with the probabilities as they came, nats per image.
-        nll_after: the same with T and v.
+        negative_log_likelihood_before: of the images, with the probabilities as they came, nats per image.
+        negative_log_likelihood_after: the same with T and v.
         num_images: how many images it was fitted on.
     """
 
     temperature: float
     variance_scale: float
-    nll_before: float
-    nll_after: float
+    negative_log_likelihood_before: float
+    negative_log_likelihood_after: float
     num_images: int
 
 
 def fit_temperature(
-    model_or_prediction: Any,
-    labels: Tensor | None = None,
-    *,
-    data: Any = None,
-    variance_scale: float | None = 1.0,
-    batch_size: int = 256,
-    progress: bool = True,
-    **predict_arguments: Any,
+    prediction: BNDLPrediction, labels: Tensor, *, variance_scale: float | None = 1.0
 ) -> FittedTemperature:
     """Temperature, and a variance scale where asked for, of least negative log-likelihood on held-out images.
 
@@ -72,43 +63,35 @@ def fit_temperature(
     Images the model was trained on teach nothing here: it is surer of them than of any other.
 
     Args:
-        model_or_prediction: a `BNDLPrediction`; or a model or decision layer, whose predictions on `data` are taken.
-        labels: true classes [N], of the prediction or of a `data` tensor.
-        data: for a model: a dataset, a DataLoader or batches with their labels, or a tensor; see `collect_predictions`.
+        prediction: of held-out images: what `predict` returned, or `collect_predictions` for a whole dataset.
+        labels: true classes [N].
         variance_scale: v is held at this; None fits it too. A head without variance (dense, NMF) has none to fit: v
             stays 1. Where the variance hardly differs between images T and v do the same, and only both together mean
             anything.
-        batch_size, progress, **predict_arguments: of `collect_predictions`.
 
     Returns:
         FittedTemperature. Where the predictions are constant every value is as good, and it is 1; where every image is
         right with room to spare, T is at its lower bound, 0.05, and a warning says so.
 
     Raises:
-        ValueError: labels missing, of another length or out of range; logits not finite; variance_scale out of range.
-        TypeError: a thing that neither is a prediction nor makes one.
+        TypeError: `prediction` is not a `BNDLPrediction`: probabilities alone do not tell the variance of the logits.
+        ValueError: labels of another length or out of range; logits not finite; variance_scale out of range.
 
     Example:
         >>> from bndl_hf import BNDLConfig
         >>> from bndl_hf.model.decision_layer import BNDLDecisionLayer
-        >>> config = BNDLConfig(feature_dim=8, num_labels=3)
-        >>> layer, features, labels = BNDLDecisionLayer(config), torch.rand(60, 8), torch.arange(60) % 3
-        >>> fitted = fit_temperature(layer, labels, data=features, progress=False)
-        >>> fitted.nll_after <= fitted.nll_before, fitted.num_images
+        >>> layer = BNDLDecisionLayer(BNDLConfig(feature_dim=8, num_labels=3))
+        >>> features, labels = torch.rand(60, 8), torch.arange(60) % 3
+        >>> fitted = fit_temperature(layer.predict(features), labels)
+        >>> fitted.negative_log_likelihood_after <= fitted.negative_log_likelihood_before, fitted.num_images
         (True, 60)
         >>> layer.set_temperature(fitted)
     """
-    prediction = model_or_prediction
     if not isinstance(prediction, BNDLPrediction):
-        if data is None:
-            raise ValueError("A model needs data to be recalibrated on; pass data=, held-out images with their labels.")
-        prediction, labels = collect_predictions(
-            model_or_prediction, data, labels, batch_size=batch_size, progress=progress, **predict_arguments
+        raise TypeError(
+            f"prediction is a {type(prediction).__name__}; a temperature is fitted on a BNDLPrediction. Pass "
+            "model.predict(pixel_values), or prediction, labels = collect_predictions(model, held_out)."
         )
-    elif data is not None or predict_arguments:
-        raise ValueError("A prediction is made already; pass data and arguments of predict with a model only.")
-    if labels is None:
-        raise ValueError("labels are missing; pass the true class of each image of the prediction.")
     if variance_scale is not None and not 0 <= variance_scale <= MAX_VARIANCE_SCALE:
         raise ValueError(f"variance_scale={variance_scale} is not in [0, {MAX_VARIANCE_SCALE:g}]; None fits it.")
     probs, truth = check_probs(prediction.probs, labels)
@@ -126,9 +109,9 @@ def fit_temperature(
             temperature,
             len(truth),
         )
-    nll_before = nll_per_image(probs, truth).mean().item()
-    nll_after, _ = objective(np.array([math.log(temperature), math.sqrt(variance_scale)]))
-    return FittedTemperature(temperature, variance_scale, nll_before, nll_after, len(truth))
+    before = log_loss_per_image(probs, truth).mean().item()
+    after, _ = objective(np.array([math.log(temperature), math.sqrt(variance_scale)]))
+    return FittedTemperature(temperature, variance_scale, before, after, len(truth))
 
 
 # A point of the search, (log T, sqrt v), to the negative log-likelihood and its gradient.
@@ -141,13 +124,13 @@ def _negative_log_likelihood(prediction: BNDLPrediction, labels: Tensor) -> _Obj
     rows = max(1, _CHUNK // (C * (1 if draws is None else len(draws))))
 
     def log_probs(part: slice, temperature: Tensor, scale: Tensor) -> Tensor:
+        # Not quite zero: the square root of v has an infinite gradient there, where that of the likelihood vanishes.
+        recalibration = Recalibration(temperature, scale.square().clamp_min(1e-30))
         if draws is not None:
-            recalibrated = recalibrated_samples(as_float64(draws[:, part]), temperature, scale)
+            recalibrated = recalibration.samples(as_float64(draws[:, part]))
             return recalibrated.log_softmax(-1).logsumexp(0) - math.log(len(draws))
         mean = as_float64(prediction.logits_mean[part])
-        return mean_field_log_probs(
-            mean - mean.amax(-1, keepdim=True), as_float64(prediction.gap_variance[part]), temperature, scale.square()
-        )
+        return recalibration.log_probs(mean - mean.amax(-1, keepdim=True), as_float64(prediction.gap_variance[part]))
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         x = torch.tensor(point, dtype=torch.float64, device=labels.device, requires_grad=True)

@@ -68,7 +68,7 @@ def negative_log_likelihood(probs: Tensor, labels: Tensor) -> float:
         >>> round(negative_log_likelihood(torch.tensor([[0.5, 0.5], [0.25, 0.75]]), torch.tensor([0, 1])), 4)
         0.4904
     """
-    return nll_per_image(*check_probs(probs, labels)).mean().item()
+    return log_loss_per_image(*check_probs(probs, labels)).mean().item()
 
 
 def brier_score(probs: Tensor, labels: Tensor) -> float:
@@ -92,7 +92,7 @@ def brier_score(probs: Tensor, labels: Tensor) -> float:
         >>> round(brier_score(probs, torch.tensor([0, 0])), 4)  # (.01 + .01 + .36 + .36) / 2
         0.37
     """
-    return brier_per_image(*check_probs(probs, labels)).mean().item()
+    return squared_error_per_image(*check_probs(probs, labels)).mean().item()
 
 
 def brier_decomposition(probs: Tensor, labels: Tensor, num_bins: int = 15) -> BrierDecomposition:
@@ -126,12 +126,12 @@ def brier_decomposition(probs: Tensor, labels: Tensor, num_bins: int = 15) -> Br
     return BrierDecomposition(bins.reliability, bins.resolution, bins.uncertainty, within_bin)
 
 
-def nll_per_image(probs: Tensor, labels: Tensor) -> Tensor:
+def log_loss_per_image(probs: Tensor, labels: Tensor) -> Tensor:
     """-log p(true class) of each image, [B], in nats; arguments checked."""
     return -probs.gather(1, labels.unsqueeze(1)).squeeze(1).clamp_min(PROBABILITY_FLOOR).log()
 
 
-def brier_per_image(probs: Tensor, labels: Tensor) -> Tensor:
+def squared_error_per_image(probs: Tensor, labels: Tensor) -> Tensor:
     """sum_c (p_c - [c is true])^2 of each image, [B]; arguments checked."""
     minus_one = probs.new_full((len(labels), 1), -1.0)
     return probs.scatter_add(1, labels.unsqueeze(1), minus_one).square().sum(dim=1)

@@ -18,15 +18,16 @@ def summarize(probs: Tensor, labels: Tensor, p_value: Tensor, threshold: float =
         threshold: an image is certain where its p-value is below. .05: the paper's value, Sec. 5.
 
     Returns:
-        accuracy, nll (nats), ece (15 bins), brier, aurc (by largest probability) and pavpu.
+        accuracy, negative_log_likelihood (nats), brier_score, expected_calibration_error (15 bins),
+        area_under_risk_coverage (by largest probability) and pavpu; `MEASURES` says what they mean.
     """
     confidence, predicted = probs.max(dim=-1)
     correct = predicted == labels
     return {
         "accuracy": accuracy(probs, labels),
-        "nll": negative_log_likelihood(probs, labels),
-        "ece": expected_calibration_error(probs, labels),
-        "brier": brier_score(probs, labels),
-        "aurc": area_under_risk_coverage(confidence, correct),
+        "negative_log_likelihood": negative_log_likelihood(probs, labels),
+        "brier_score": brier_score(probs, labels),
+        "expected_calibration_error": expected_calibration_error(probs, labels),
+        "area_under_risk_coverage": area_under_risk_coverage(confidence, correct),
         "pavpu": pavpu_from_p_value(p_value, correct, threshold=threshold).pavpu,
     }

@@ -14,7 +14,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Example:
         >>> with written_whole("results.json") as partial:
-        ...     partial.write_text("{}")
+        ...     _ = partial.write_text("{}")
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -61,8 +61,8 @@ def test_parts_of_averaged_features_add_up_to_scores_and_logits(model_type):
     torch.testing.assert_close(factors.evidence.sum(dim=(-2, -1)) + factors.unplaced, scores, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(factors.maps.sum(dim=(-2, -1)), factors.evidence.sum(dim=(-2, -1)), rtol=1e-5, atol=1e-6)
     total = classes.evidence.sum(dim=(-2, -1)) + classes.unplaced + model.decision_layer.bias[2]
-    torch.testing.assert_close(total, output.logits[:, 2], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(classes.total, output.logits[:, 2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(total, output.logits_mean[:, 2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(classes.total, output.logits_mean[:, 2], rtol=1e-5, atol=1e-6)
     assert factors.maps.shape == (2, 5, *pixel_values.shape[-2:])
     assert classes.maps.shape == (2, *pixel_values.shape[-2:])
 
@@ -254,9 +254,9 @@ def test_backbones_and_images_without_positions_are_errors(explain):
     [
         ({"factors": 4}, "Factor 4 is out of range; this decision layer has 4 factors, 0 to 3"),
         ({"factors": [0, -1]}, "Factor -1 is out of range"),
-        ({"factors": 0.5}, "0.5 is no choice of factors; pass one number"),
-        ({"factors": []}, r"\[\] is no choice of factors"),
-        ({"factors": "red"}, "'red' is no choice of factors"),
+        ({"factors": 0.5}, "0.5 is not a choice of factors; pass one number"),
+        ({"factors": []}, r"\[\] is not a choice of factors"),
+        ({"factors": "red"}, "'red' is not a choice of factors"),
         ({"factors": [[0], [1]]}, r"factors have shape \[2, 1\]; 3 images need \[3, k\]"),
         ({"factors": 0, "target": 1}, "a target only chooses among factors; pass one"),
         ({"target": 2}, r"target=2 must hold classes between 0 and 1"),

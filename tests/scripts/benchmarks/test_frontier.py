@@ -30,10 +30,10 @@ def test_the_frontier_has_both_curves_and_an_interrupted_one_goes_on(digits, tmp
     assert runs[: len(first)] == first
     ours = [run for run in runs if run["head"] == "bndl"]
     assert [run["loading_density"] for run in ours] == [0.1, 0.4]
-    assert [round(run["nonzero_loadings"], 2) for run in ours] == [0.1, 0.4]
+    assert [round(run["sparsity"], 2) for run in ours] == [0.1, 0.4]
     path = [run for run in runs if run["head"] == "elastic net"]
     assert [run["strength"] for run in path] == sorted((run["strength"] for run in path), reverse=True)
-    shares = [run["nonzero_loadings"] for run in path]
+    shares = [run["sparsity"] for run in path]
     assert shares[0] < 0.05 < 0.2 < shares[-1]
     assert path[-1]["accuracy"] > 0.9
     assert figure.stat().st_size > 10_000
@@ -48,5 +48,5 @@ def test_exact_prediction_is_timed_and_judged(digits, tmp_path, capsys):
     predict.main([*argv, *sizes])
     found = json.loads(output.read_text())
     assert found["times"]["times_faster"] > 1  # 200 draws take far longer, however busy the machine
-    assert set(found["nll"][0]) == {"seed", "exact", "200_draws"}
+    assert set(found["negative_log_likelihood"][0]) == {"seed", "exact", "200_draws"}
     assert "times as long" in capsys.readouterr().out

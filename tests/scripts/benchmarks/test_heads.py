@@ -41,15 +41,14 @@ def test_every_head_and_seed_gets_every_figure(tmp_path: Path, capsys) -> None:
     benchmark.main([*argv, "--quiet", "--epochs", "20", "--learning_rate", "0.01", "--report_from", "40"])
     report = json.loads(output.read_text())
     assert [(run["head"], run["seed"]) for run in report["runs"]] == [(h, s) for h in heads for s in (0, 1)]
-    wanted = (
-        "accuracy nll ece brier aurc pavpu ood nonzero_loadings dead_loadings_at_init train_seconds predict_seconds"
-    )
-    assert all(set(wanted.split()) <= set(run) for run in report["runs"])
+    wanted = {"accuracy", "negative_log_likelihood", "brier_score", "expected_calibration_error", "pavpu", "sparsity"}
+    wanted |= {"area_under_risk_coverage", "ood", "dead_loadings_at_init", "train_seconds", "predict_seconds"}
+    assert all(wanted <= set(run) for run in report["runs"])
     settings = report["settings"]
     assert [settings[f"num_{part}_images"] for part in ("training", "choosing", "reported")] == [300, 40, 60]
     assert set(report["runs"][0]["ood"]["joint"]) == {"noise"}
-    assert report["runs"][0]["tempered"]["nll"] > 0
-    assert report["summary"]["bndl"]["mean"]["nonzero_loadings"] <= 0.15  # a tenth of 16 x C, or one for each class
+    assert report["runs"][0]["tempered"]["negative_log_likelihood"] > 0
+    assert report["summary"]["bndl"]["mean"]["sparsity"] <= 0.15  # a tenth of 16 x C, or one for each class
     means = {head: figures["mean"] for head, figures in report["summary"].items()}
     assert means["bndl"]["accuracy"] == 1.0
     assert means["dense"]["accuracy"] > 0.95

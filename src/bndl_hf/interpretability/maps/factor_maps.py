@@ -106,7 +106,7 @@ def factor_maps(
     Example:
         >>> maps = factor_maps(model, pixel_values)
         >>> maps.maps.shape, maps.exact
-        (torch.Size([8, 5, 224, 224]), True)
+        (torch.Size([8, 5, 64, 64]), True)
     """
     check_sees_images(model, pixel_values)
     if factors is not None and target is not None:

@@ -48,7 +48,7 @@ def gradcam(
 
     Example:
         >>> gradcam(model, pixel_values).shape
-        torch.Size([8, 224, 224])
+        torch.Size([8, 64, 64])
     """
     check_sees_images(model, pixel_values)
     if target is not None and factor is not None:

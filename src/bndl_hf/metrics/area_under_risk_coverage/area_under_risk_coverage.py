@@ -38,19 +38,19 @@ Args:
     coverage (float): report the share of wrong answers among this share of the images.
     from_logits (bool): take the softmax of `predictions` first.
 Returns:
-    aurc: a fraction in [0, 1].
-    excess_aurc: what a perfect order of the same answers would save.
+    area_under_risk_coverage: a fraction in [0, 1].
+    excess_area_under_risk_coverage: what a perfect order of the same answers would save.
     error_detection_auroc: probability that a right image is more confident than a wrong one; NaN if all are right or
         all are wrong.
     coverage_at_risk, risk_at_coverage: where `risk` or `coverage` was given.
 Examples:
     >>> results = metric.compute(predictions=[0.9, 0.8, 0.7, 0.6], references=[1, 1, 0, 1])
-    >>> round(results["aurc"], 4)  # (0 + 0 + 1/3 + 1/4) / 4
+    >>> round(results["area_under_risk_coverage"], 4)  # (0 + 0 + 1/3 + 1/4) / 4
     0.1458
 """
 
 
-class Aurc(evaluate.Metric):
+class AreaUnderRiskCoverage(evaluate.Metric):
     """Risk and coverage from probabilities, logits or confidences."""
 
     example: ClassVar[dict[str, Any]] = {
@@ -87,8 +87,8 @@ class Aurc(evaluate.Metric):
             probs, labels = check_probs(as_probs(predictions, from_logits), correct)
             confidence, correct = probs.amax(dim=-1), probs.argmax(dim=-1) == labels
         results = {
-            "aurc": area_under_risk_coverage(confidence, correct),
-            "excess_aurc": excess_area_under_risk_coverage(confidence, correct),
+            "area_under_risk_coverage": area_under_risk_coverage(confidence, correct),
+            "excess_area_under_risk_coverage": excess_area_under_risk_coverage(confidence, correct),
             "error_detection_auroc": error_detection_auroc(confidence, correct),
         }
         if risk is not None:

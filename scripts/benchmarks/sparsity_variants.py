@@ -1,6 +1,6 @@
 """Other ways to sparse loadings than pruning: gradients through zero, and proximal penalties.
 
-They are here to be compared with (docs/defaults.md); the library itself prunes.
+choices.py compares them with what the library does, which is to prune (docs/defaults.md). They lost.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import TrainerCallback
 
+from bndl_hf.baselines.heads import Head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.weibull import WeibullPosterior
 
@@ -71,3 +72,24 @@ class ProximalPenalty(TrainerCallback):
         size = means.norm(dim=1, keepdim=True) if self._group else means
         shrunk = means * (1 - rate * self._strength / size.clamp_min(1e-12)).clamp_min(0)
         raw.copy_(torch.where(means > 0, shrunk + threshold, raw))
+
+
+SPARSITY_HEADS = {
+    "bndl_through_zero": Head(
+        GradientsThroughZeroLayer,
+        training={"pruning_end": 1.0},
+        about="BNDL, pruned until the end; loadings at zero get the gradient of a GELU",
+    ),
+    "bndl_lasso": Head(
+        BNDLDecisionLayer,
+        {"loading_density": 1.0},
+        callbacks=(ProximalPenalty(1.0),),
+        about="BNDL with a proximal penalty on each loading instead of pruning",
+    ),
+    "bndl_group_lasso": Head(
+        BNDLDecisionLayer,
+        {"loading_density": 1.0},
+        callbacks=(ProximalPenalty(1.0, group=True),),
+        about="BNDL with a proximal penalty on each factor instead of pruning",
+    ),
+}
