@@ -32,9 +32,9 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
     """The standard list of labels and scores, with what is known of the answer's uncertainty in every entry.
 
     A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
-    of the logits, whose softmax it is. Each entry also has `logit_std`, its class's standard deviation in logit units, and of the
-    answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`, `epistemic`
-    in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is applied.
+    of the logits, whose softmax it is. Each entry also has `logit_std`, its class's standard deviation in logit units,
+    and of the answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`,
+    `epistemic` in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is applied.
 
     Besides the standard arguments (`top_k`, `function_to_apply`, `timeout`, `batch_size`) it takes `method`
     ("exact" or "monte_carlo"), `num_samples`, for repeatable draws `seed`, and `abstain_below`, the largest probability
