@@ -60,7 +60,7 @@ def describe_backbone(
             raise ValueError(f"num_attention_heads={num_attention_heads}, but this is a ResNet; leave it out.")
         _check_stem(tensors)
         resnet = resnet_config(tensors) if config is None else _checked(config, "resnet", ResNetConfig)
-        return Backbone(resnet, "classifier.1", list(resnet.hidden_sizes or ())[-1], resnet_places(resnet))
+        return Backbone(resnet, "classifier.1", _stages(resnet)[-1][0], resnet_places(resnet))
     raise ValueError(
         f"The {len(tensors)} weights beside the head are neither a ViT's (vit.embeddings...) nor a ResNet's "
         f"(layer1.0.conv1...): {', '.join(sorted(tensors)[:3])}. Use head_only to convert the decision layer alone."
@@ -196,6 +196,11 @@ def resnet_config(tensors: Mapping[str, Tensor]) -> ResNetConfig:
     )
 
 
+def _stages(config: ResNetConfig) -> list[tuple[int, int]]:
+    """(width, number of blocks) of each stage."""
+    return list(zip(config.hidden_sizes or (), config.depths or (), strict=True))
+
+
 def resnet_places(config: ResNetConfig) -> dict[str, Place]:
     """The place of every weight of a ResNet with torchvision's names."""
     places: dict[str, Place] = {}
@@ -211,7 +216,7 @@ def resnet_places(config: ResNetConfig) -> dict[str, Place]:
 
     convolution(("conv1", "bn1"), "embedder.embedder", config.embedding_size, config.num_channels, 7)
     inputs = config.embedding_size
-    for stage, (outputs, depth) in enumerate(zip(config.hidden_sizes or (), config.depths or (), strict=True)):
+    for stage, (outputs, depth) in enumerate(_stages(config)):
         for block in range(depth):
             theirs, ours = f"layer{stage + 1}.{block}", f"encoder.stages.{stage}.layers.{block}"
             width = outputs // 4
