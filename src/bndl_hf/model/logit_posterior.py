@@ -13,7 +13,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .loading_moments import LoadingMoments, times
 from .mean_field import Recalibration
 from .weibull import WeibullPosterior
 
@@ -35,17 +34,17 @@ class LogitPosterior:
     @cached_property
     def mean(self) -> Tensor:
         """E[l_c], [B, C]."""
-        return times(self.scores.mean, self._moments.mean) + self.bias  # [B, K] @ [K, C] -> [B, C]
+        return self.scores.mean @ self.loadings.mean + self.bias  # [B, K] @ [K, C] -> [B, C]
 
     @cached_property
     def variance(self) -> Tensor:
         """Var[l_c] = sum_k E[theta_k]^2 Var[Phi_kc] + Var[theta_k] E[Phi_kc^2], [B, C]."""
-        return self.variance_from_loadings + times(self.scores.variance, self._moments.second)
+        return self.variance_from_loadings + self.scores.variance @ self._second_moment
 
     @cached_property
     def variance_from_loadings(self) -> Tensor:
         """Var_Phi(E[l_c | Phi]), [B, C]: the part of the variance that only the loadings leave open."""
-        return times(self.scores.mean.square(), self._moments.variance)
+        return self.scores.mean.square() @ self.loadings.variance
 
     @cached_property
     def top_two(self) -> tuple[Tensor, Tensor]:
@@ -65,7 +64,7 @@ class LogitPosterior:
         Returns:
             (mean, variance), each [B, C]; both exactly zero at c = r, the variance never negative.
         """
-        covariance = times(self.scores.variance * self.loadings.mean.T[reference], self._moments.mean)
+        covariance = (self.scores.variance * self.loadings.mean.T[reference]) @ self.loadings.mean
         variance = (self.variance + pick(self.variance, reference)[:, None] - 2 * covariance).clamp_min(0)
         # At c = r the loadings are one and the same random variable, not two independent ones: the gap is zero.
         is_reference = torch.arange(self.mean.shape[1], device=self.mean.device) == reference[:, None]
@@ -85,8 +84,9 @@ class LogitPosterior:
         return self.scores.sample(generator) @ self.loadings.sample(generator) + self.bias
 
     @cached_property
-    def _moments(self) -> LoadingMoments:
-        return LoadingMoments.of(self.loadings)
+    def _second_moment(self) -> Tensor:
+        """E[Phi^2], [K, C]."""
+        return torch.addcmul(self.loadings.variance, self.loadings.mean, self.loadings.mean)
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:

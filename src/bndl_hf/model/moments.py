@@ -61,14 +61,16 @@ class _LogGamma(torch.autograd.Function):
     def forward(ctx: Any, concentration: Tensor) -> Tensor:
         ctx.save_for_backward(concentration)
         x = concentration.reciprocal()
-        return (x + 0.5) * torch.log1p(x) - x - 0.0810614668 + _polynomial(_STIRLING, 1 / (1 + x))
+        value = _polynomial(_STIRLING, (1 + x).reciprocal_())
+        return value.addcmul_(x + 0.5, torch.log1p(x)).sub_(x).sub_(0.0810614668)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x = ctx.saved_tensors[0].reciprocal()
-        w = 1 / (1 + x)
-        return (_polynomial(_DIGAMMA, w) + 0.5 * w - torch.log1p(x)) * x.square() * gradient
+        w = (1 + x).reciprocal_()
+        minus_psi = _polynomial(_DIGAMMA, w).add_(w, alpha=0.5).sub_(torch.log1p(x))
+        return minus_psi.mul_(x).mul_(x).mul_(gradient)
 
 
 class _RelativeVariance(torch.autograd.Function):
@@ -76,9 +78,11 @@ class _RelativeVariance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, concentration: Tensor) -> Tensor:
-        x, u = concentration.reciprocal(), 1 / (1 + concentration)
-        large = torch.exp2(2 * x) / torch.sqrt(1 + x * _polynomial(_RATIO, u)) - 1
-        value = torch.where(x < 0.5, x * u * _polynomial(_SMALL_RATIO, u), large)
+        x, u = concentration.reciprocal(), (1 + concentration).reciprocal_()
+        value = _polynomial(_SMALL_RATIO, u).mul_(u).mul_(x)
+        if _may_be_below_two(concentration):
+            root = _polynomial(_RATIO, u).mul_(x).add_(1).sqrt_()
+            value = torch.where(x < 0.5, value, (2 * x).exp2_().div_(root).sub_(1))
         ctx.save_for_backward(x, u, value)
         return value
 
@@ -86,12 +90,19 @@ class _RelativeVariance(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x, u, value = ctx.saved_tensors
-        return -2 * (1 + value) * u * _polynomial(_SLOPE, u) * x.square() * gradient
+        slope = _polynomial(_SLOPE, u).mul_(u)
+        return slope.mul_(1 + value).mul_(x).mul_(x).mul_(gradient).mul_(-2)
+
+
+def _may_be_below_two(concentration: Tensor) -> bool:
+    """Whether the formula of x > 0.5 may be needed; on a CPU a look at the numbers costs less than the formula."""
+    is_seen = concentration.device.type == "cpu" and not torch.compiler.is_compiling() and concentration.numel() > 0
+    return not (is_seen and bool(concentration.amin() > 2))
 
 
 def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
-    """c_0 + c_1 x + c_2 x^2 + ..., by Horner's rule."""
-    value = coefficients[-1] * x + coefficients[-2]
+    """c_0 + c_1 x + c_2 x^2 + ..., by Horner's rule, in one new tensor: allocating is what takes time here."""
+    value = (coefficients[-1] * x).add_(coefficients[-2])
     for coefficient in coefficients[-3::-1]:
-        value = value * x + coefficient
+        value.mul_(x).add_(coefficient)
     return value
