@@ -250,8 +250,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if dataset.validation is None and arguments.eval_strategy != "no":
         raise ValueError(
             f"{data_arguments.dataset_name} has no validation images, and --eval_strategy "
-            f"{IntervalStrategy(arguments.eval_strategy).value}, which early stopping and the best model need, evaluates on them; pass "
-            "--validation_fraction 0.1 to hold some of the training images out."
+            f"{IntervalStrategy(arguments.eval_strategy).value}, which early stopping and the best model need, "
+            "evaluates on them; pass --validation_fraction 0.1 to hold some of the training images out."
         )
     model, processor = build_model(model_arguments, dataset)
     augmentation = "none" if arguments.cache_features else data_arguments.augmentation
