@@ -53,7 +53,7 @@ def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp
     whole = from_scratch(tmp_path / "whole", "--max_steps", "8", *steady)
     from_scratch(tmp_path / "parts", "--max_steps", "4", *steady)
     resumed = from_scratch(tmp_path / "parts", "--max_steps", "8", *steady)
-    assert resumed["nll"] == whole["nll"]
+    assert resumed["negative_log_likelihood"] == whole["negative_log_likelihood"]
 
 
 def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
