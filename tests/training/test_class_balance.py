@@ -60,7 +60,7 @@ def test_labels_are_found_without_decoding_an_image(dataset: Any, expected: list
     assert (None if labels is None else labels.tolist()) == expected
 
 
-def test_labels_nobody_tells_are_read_row_by_row_without_touching_the_random_numbers() -> None:
+def test_labels_that_are_not_listed_are_read_row_by_row_without_touching_the_random_numbers() -> None:
     state = torch.get_rng_state()
     assert all_labels(Rows()).tolist() == [0, 1, 0, 1, 0]
     assert torch.equal(torch.get_rng_state(), state)

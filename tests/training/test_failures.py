@@ -121,7 +121,7 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_runs(jobs: J
     with pytest.raises(ValueError, match=rf"Process {job.pid} on .* is training in {tmp_path}; two runs there would"):
         layer_trainer(tmp_path, max_steps=1).train()
     assert stop(job, result.with_name("result.pt.waiting"), signal.SIGKILL) == -9
-    assert (tmp_path / LOCK_NAME).exists(), "nobody was left to remove it"
+    assert (tmp_path / LOCK_NAME).exists(), "a killed process leaves the file"
     layer_trainer(tmp_path, max_steps=1).train()
     assert not (tmp_path / LOCK_NAME).exists()
 

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from transformers import TrainerControl, TrainerState
 
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 
-from .runs import make_trainer
+from .runs import classifier, make_trainer, step_logs
 from .test_fit_decision_layer import QUICK, blobs
 
 
@@ -103,3 +105,27 @@ def test_weights_of_before_the_end_of_pruning_are_told(caplog):
         layer.prune_smallest(0.2)
         warn_if_not_pruned(layer, weights_of_step=10, end=0.6, max_steps=10)
     assert not caplog.text
+
+
+def test_accumulated_gradients_prune_once_a_step(tmp_path):
+    logs = []
+    for size, steps in ((4, 1), (2, 2)):
+        values = {"max_steps": 6, "per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        trainer = make_trainer(tmp_path, classifier(dropout=False), optim="sgd", **values)
+        trainer.train()
+        logs.append([log["sparsity"] for log in step_logs(trainer)])
+    assert logs[0] == logs[1]
+    assert len(set(logs[0])) > 2, "it falls in several steps"
+
+
+def test_a_step_that_overflowed_prunes_nothing():
+    layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
+    state, pruner = TrainerState(global_step=5, max_steps=10), LoadingPruner(start=0.1, end=0.6)
+    given = {"args": None, "state": state, "control": TrainerControl(), "model": layer}
+    accelerated = AcceleratedOptimizer(torch.optim.SGD(layer.parameters(), lr=0.1))
+    accelerated._is_overflow = True
+    pruner.on_optimizer_step(**given, optimizer=accelerated)
+    assert layer.sparsity() == 1.0
+    accelerated._is_overflow = False
+    pruner.on_optimizer_step(**given, optimizer=accelerated)
+    assert layer.sparsity() == pytest.approx(0.2)

@@ -11,7 +11,7 @@ from transformers import default_data_collator
 
 
 class FeatureBatch(dict[str, Tensor]):
-    """{"features": [B, D], "labels": [B]}; says why there are no pixels where somebody asks for them."""
+    """{"features": [B, D], "labels": [B]}; a sentence answers code that asks for pixels."""
 
     def __missing__(self, key: str) -> Tensor:
         raise ValueError(
