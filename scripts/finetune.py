@@ -37,8 +37,10 @@ from transformers import (
     AutoImageProcessor,
     EarlyStoppingCallback,
     HfArgumentParser,
+    PretrainedConfig,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
@@ -49,6 +51,7 @@ from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
+from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
 logger = logging.get_logger(__name__)
@@ -170,7 +173,7 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
             )
         overrides = {k: v for k, v in arguments.config_fields().items() if k != "preset"}  # it is built as it was
         return BNDLForImageClassification.from_pretrained(name, **overrides), processor
-    model = BNDLForImageClassification.from_backbone_pretrained(
+    model: Any = BNDLForImageClassification.from_backbone_pretrained(
         name, id2label=id2label, warm_start=arguments.warm_start, **arguments.config_fields()
     )
     return model, processor
@@ -178,7 +181,7 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
 
 def scratch_config(arguments: ModelArguments) -> Any:
     """The configuration of an architecture trained from scratch."""
-    if arguments.model_type not in CONFIG_MAPPING:
+    if arguments.model_type is None or arguments.model_type not in CONFIG_MAPPING:
         raise ValueError(f"--model_type {arguments.model_type} is unknown; try vit, resnet, convnext, swin or dinov2.")
     try:
         overrides = json.loads(arguments.config_overrides)
@@ -246,10 +249,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     with arguments.main_process_first(desc="reading the dataset"):
         dataset = load_image_dataset(data_arguments, label_names=names)
     if dataset.validation is None and arguments.eval_strategy != "no":
+        strategy = IntervalStrategy(arguments.eval_strategy).value
         raise ValueError(
-            f"{data_arguments.dataset_name} has no validation images, and --eval_strategy "
-            f"{arguments.eval_strategy.value}, which early stopping and the best model need, evaluates on them; pass "
-            "--validation_fraction 0.1 to hold some of the training images out."
+            f"{data_arguments.dataset_name} has no validation images, and --eval_strategy {strategy}, which early "
+            "stopping and the best model need, evaluates on them; pass --validation_fraction 0.1 to hold some of the "
+            "training images out."
         )
     model, processor = build_model(model_arguments, dataset)
     augmentation = "none" if arguments.cache_features else data_arguments.augmentation
@@ -268,7 +272,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         callbacks=[EarlyStoppingCallback(patience)] if (patience := run_arguments.early_stopping_patience) else None,
     )
     checkpoint = (
-        None if run_arguments.restart else arguments.resume_from_checkpoint or last_checkpoint(arguments.output_dir)
+        None
+        if run_arguments.restart
+        else arguments.resume_from_checkpoint or last_checkpoint(str(arguments.output_dir))
     )
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}; pass --restart to start afresh.")
@@ -285,7 +291,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
     results = {
         **metrics,
-        "evaluated_on": dataset.sources.get(part) if part else None,
+        "evaluated_on": public_text(dataset.sources[part]) if part else None,
         "train_seconds": train_seconds,
         "train_loss": train.training_loss,
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -307,19 +313,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             dataset_name=data_arguments.dataset_name,
         )
     if trainer.is_world_process_zero():
-        print_summary(results, arguments.output_dir)
+        print_summary(results, str(arguments.output_dir))
     if isinstance(commit, CommitInfo):
         print(f"Published: {commit.commit_url}")
     return results
 
 
-def describe_images(dataset: ImageDataset, train_dataset: Any, config: BNDLConfig) -> str:
+def describe_images(dataset: ImageDataset, train_dataset: Any, config: PretrainedConfig) -> str:
     """How many images there are to learn from, of which classes, and how many to choose and to judge on."""
     labels = known_labels(train_dataset)
     assert labels is not None
     parts = {"validation": dataset.validation, "test": dataset.test}
     held_out = [f"{len(part)} {name} images" for name, part in parts.items() if part is not None]
-    line = describe_classes(count_classes(labels, config.num_labels), config)
+    line = describe_classes(count_classes(labels, len(dataset.label_names)), config)
     return line + (f" (and {', '.join(held_out)})" if held_out else "")
 
 

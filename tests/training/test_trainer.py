@@ -250,7 +250,7 @@ def test_an_evaluation_reports_accuracy_and_how_far_to_trust_it(trained: BNDLTra
     confidence, correct = prediction.probs.max(-1).values, prediction.predicted_labels == labels
     expected = {
         "accuracy": correct.float().mean().item(),
-        "negative_log_likelihood": -prediction.probs[range(10), labels].log().mean().item(),
+        "nll": -prediction.probs[range(10), labels].log().mean().item(),
         "brier_score": (prediction.probs - torch.eye(3)[labels]).square().sum(-1).mean().item(),
         "pavpu": (correct == prediction.is_certain).float().mean().item(),
         "expected_calibration_error": expected_calibration_error(prediction.probs, labels),

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .backbone import build_classifier, detach_head, evaluation_mode
+from .backbone import build_classifier, detach_head
 from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .checkpoint_errors import check_all_weights_were_there, loading_errors_in_words
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer
 from .decisions import store_abstention, store_conformal, store_temperature
+from .evaluation_view import evaluation_view
 from .evidence import Evidence
 from .outputs import BNDLImageClassifierOutput, BNDLModelOutput
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
@@ -29,20 +30,23 @@ from .prediction_sets import ConformalPredictor
 from .predictive import BNDLPrediction
 from .wrapping import load_classifier, split_keywords, wrap_classifier
 
+ModelT = TypeVar("ModelT", bound="BNDLPreTrainedModel")
+
 
 class BNDLPreTrainedModel(PreTrainedModel):
     """What both models share: the backbone, the decision layer, and how they are made, initialised and saved."""
 
+    config: BNDLConfig
     config_class = BNDLConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     # The attention implementation is the backbone's business: it checks and reports what it cannot do.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # The posterior is float32 whatever the model's dtype (lgamma and logarithms lose too much below it).
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["decision_layer"]
+    # The posterior is float32 whatever the model's dtype (moments and logarithms lose too much below it).
+    _keep_in_fp32_modules_strict = ["decision_layer"]  # noqa: RUF012 - transformers declares it so
     # The loss is a mean over the batch; **kwargs-style scaling by the number of items must stay off.
     accepts_loss_kwargs = False
 
@@ -53,7 +57,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 "The configuration names no backbone_config or head_name; make it with "
                 "BNDLConfig.from_backbone_config(...), or use BNDLDecisionLayer for features alone."
             )
-        self.backbone = build_classifier(config.backbone_config)
+        self.backbone = build_classifier(cast(PretrainedConfig, config.backbone_config))  # no dictionary any more
         detach_head(self.backbone, config.head_name)
         self._input_names = input_names(self.backbone)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
@@ -66,14 +70,14 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_backbone_pretrained(
-        cls,
+        cls: type[ModelT],
         backbone_name_or_path: str | os.PathLike[str] | PreTrainedModel,
         num_labels: int | None = None,
         warm_start: bool = False,
         head_name: str | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> BNDLPreTrainedModel:
+    ) -> ModelT:
         """Wrap a pretrained image classifier: its last layer goes, the decision layer comes.
 
         Args:
@@ -110,15 +114,14 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: the weights are damaged, incomplete, or do not fit the configuration or a field passed here;
-                or the checkpoint is no BNDL model's, or was written by a newer version.
+                or the checkpoint is not a BNDL model's, or was written by a newer version.
         """
-        fields = cls.config_class.__dataclass_fields__
-        passed = {name: value for name, value in kwargs.items() if name in fields or name == "num_labels"}
         wants_info = kwargs.pop("output_loading_info", False)
-        with loading_errors_in_words(pretrained_model_name_or_path, passed):
-            model, info = super().from_pretrained(
+        with loading_errors_in_words(pretrained_model_name_or_path, kwargs):
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
+        model, info = loaded
         check_all_weights_were_there(pretrained_model_name_or_path, info, len(model.state_dict()))
         return (model, info) if wants_info else model
 
@@ -146,11 +149,11 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 that cannot be interpolated.
             TypeError: for an input the backbone does not read.
         """
-        return self._run_backbone(pixel_values, **backbone_inputs).logits
+        return self._run_backbone(pixel_values, **backbone_inputs)["logits"]
 
     def _run_backbone(self, pixel_values: Tensor, **backbone_inputs: Any) -> ModelOutput:
         """The backbone's own output, whose `.logits` are the features, with hidden states and attentions if asked."""
-        check_pixel_values(pixel_values, self.config.backbone_config, self._input_names)
+        check_pixel_values(pixel_values, self.backbone.config, self._input_names)
         arguments = backbone_arguments(self.backbone, self._input_names, backbone_inputs)
         return self.backbone(pixel_values=pixel_values.to(self.backbone.dtype), return_dict=True, **arguments)
 
@@ -183,7 +186,7 @@ class BNDLModel(BNDLPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        scores = self.decision_layer.scores(backbone.logits)
+        scores = self.decision_layer.scores(backbone["logits"])
         output = BNDLModelOutput(
             factor_scores=scores.mean,
             concentration=scores.concentration.expand_as(scores.mean),
@@ -222,7 +225,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        output = self.decision_layer(backbone.logits, labels)
+        output = self.decision_layer(backbone["logits"], labels)
         output.hidden_states = backbone.get("hidden_states")
         output.attentions = backbone.get("attentions")
         return output if return_dict is not False else output.to_tuple()
@@ -251,9 +254,9 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         Raises:
             ValueError: for an unknown method, fewer than 2 draws, or abstain_below outside [0, 1].
         """
-        with evaluation_mode(self):
-            features = self.extract_features(pixel_values, **backbone_inputs)
-            return self.decision_layer.predict(features, method, num_samples, generator, abstain_below)
+        model = evaluation_view(self)
+        features = model.extract_features(pixel_values, **backbone_inputs)
+        return model.decision_layer.predict(features, method, num_samples, generator, abstain_below)
 
     @torch.no_grad()
     def explain(
@@ -276,9 +279,9 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         Raises:
             ValueError: for a class or a `top_k` out of range, or a class against itself.
         """
-        with evaluation_mode(self):
-            features = self.extract_features(pixel_values, **backbone_inputs)
-            return self.decision_layer.explain(features, target, top_k, against)
+        model = evaluation_view(self)
+        features = model.extract_features(pixel_values, **backbone_inputs)
+        return model.decision_layer.explain(features, target, top_k, against)
 
     def set_temperature(self, temperature: Any, variance_scale: float | None = None) -> None:
         """Recalibrate: predictions, logits and loss in evaluation mode use T and v from now on; saved with the model.

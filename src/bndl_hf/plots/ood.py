@@ -41,7 +41,7 @@ def uncertainty_histograms(
         ValueError: there is no score, or a group is empty or has another name than in the first score.
 
     Example:
-        >>> figure = uncertainty_histograms({"entropy": {"cifar10": cifar10.total, "mnist": mnist.total}})
+        >>> figure = uncertainty_histograms({"entropy": {"cifar10": on_cifar10.total, "mnist": on_mnist.total}})
     """
     if not scores:
         raise ValueError("scores is empty; pass the groups of one score or more by name.")

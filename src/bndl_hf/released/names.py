@@ -59,7 +59,7 @@ def describe_backbone(
             raise ValueError(f"num_attention_heads={num_attention_heads}, but this is a ResNet; leave it out.")
         _check_stem(tensors)
         resnet = resnet_config(tensors) if config is None else _checked(config, "resnet", ResNetConfig)
-        return Backbone(resnet, "classifier.1", resnet.hidden_sizes[-1], resnet_places(resnet))
+        return Backbone(resnet, "classifier.1", _stages(resnet)[-1][0], resnet_places(resnet))
     raise ValueError(
         f"The {len(tensors)} weights beside the head are neither a ViT's (vit.embeddings...) nor a ResNet's "
         f"(layer1.0.conv1...): {', '.join(sorted(tensors)[:3])}. Use head_only to convert the decision layer alone."
@@ -123,10 +123,17 @@ def vit_config(tensors: Mapping[str, Tensor], num_attention_heads: int | None = 
     )
 
 
+def _side(size: object) -> int:
+    """The one number of pixels of a square."""
+    if not isinstance(size, int):
+        raise ValueError(f"size {size} is not one number; the authors' ViT has square images and patches.")
+    return size
+
+
 def vit_places(config: ViTConfig) -> dict[str, Place]:
     """The place of every weight of the ViT; transformers writes them under the names the authors' have."""
-    D, hidden, patch = config.hidden_size, config.intermediate_size, config.patch_size
-    positions = (config.image_size // patch) ** 2 + 1
+    D, hidden, patch = config.hidden_size, config.intermediate_size, _side(config.patch_size)
+    positions = (_side(config.image_size) // patch) ** 2 + 1
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.cls_token": (1, 1, D),
         "embeddings.position_embeddings": (1, positions, D),
@@ -186,6 +193,11 @@ def resnet_config(tensors: Mapping[str, Tensor]) -> ResNetConfig:
     )
 
 
+def _stages(config: ResNetConfig) -> list[tuple[int, int]]:
+    """(width, number of blocks) of each stage."""
+    return list(zip(config.hidden_sizes or (), config.depths or (), strict=True))
+
+
 def resnet_places(config: ResNetConfig) -> dict[str, Place]:
     """The place of every weight of a ResNet with torchvision's names."""
     places: dict[str, Place] = {}
@@ -201,7 +213,7 @@ def resnet_places(config: ResNetConfig) -> dict[str, Place]:
 
     convolution(("conv1", "bn1"), "embedder.embedder", config.embedding_size, config.num_channels, 7)
     inputs = config.embedding_size
-    for stage, (outputs, depth) in enumerate(zip(config.hidden_sizes, config.depths, strict=True)):
+    for stage, (outputs, depth) in enumerate(_stages(config)):
         for block in range(depth):
             theirs, ours = f"layer{stage + 1}.{block}", f"encoder.stages.{stage}.layers.{block}"
             width = outputs // 4

@@ -69,7 +69,7 @@ class SafeCheckpoints(Trainer):
                 the loss is not a number.
             OSError: a checkpoint could not be written; those before it are untouched.
         """
-        with run_lock(self.args.output_dir) if self.is_world_process_zero() else nullcontext():
+        with run_lock(str(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
             checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
             try:
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -92,7 +92,7 @@ class SafeCheckpoints(Trainer):
         if not given:
             return None
         if given is True:
-            found = last_checkpoint(self.args.output_dir)
+            found = last_checkpoint(str(self.args.output_dir))
             if found is None:
                 raise ValueError(
                     f"resume_from_checkpoint=True, but {self.args.output_dir} holds no whole checkpoint; start "
@@ -165,7 +165,7 @@ class SafeCheckpoints(Trainer):
         """Write the model beside its place, then move it in, so that a failure leaves what was there before."""
         if not self.args.should_save:  # another process writes; this one must keep its hands off the same folders
             return super()._save(output_dir, state_dict=state_dict)
-        target = Path(self.args.output_dir if output_dir is None else output_dir)
+        target = Path(str(self.args.output_dir) if output_dir is None else output_dir)
         staging = target.parent / f".{target.name}.incomplete"
         shutil.rmtree(staging, ignore_errors=True)
         whole: Any = self.model

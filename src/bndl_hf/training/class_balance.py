@@ -52,8 +52,9 @@ def all_labels(dataset: Any) -> Tensor:
             "train_dataset has no length, so its classes cannot be counted; pass a dataset with a length, or leave out "
             "weighted_sampler and class_weights."
         )
+    rows: Any = dataset
     with torch.random.fork_rng():
-        return torch.tensor([_label_of(dataset[row], row) for row in range(len(dataset))])
+        return torch.tensor([_label_of(rows[index], index) for index in range(len(rows))])
 
 
 def _label_of(row: Any, index: int) -> int:
@@ -107,21 +108,23 @@ def describe_classes(counts: Tensor, config: PretrainedConfig) -> str:
         >>> describe_classes(torch.tensor([30, 10]), BNDLConfig(feature_dim=4, id2label={0: "cat", 1: "dog"}))
         '40 training images of 2 classes: cat 30, dog 10'
     """
+    names: Any = config.id2label
     line = f"{int(counts.sum())} training images of {int((counts > 0).sum())} classes"
     if len(counts) <= 12:
-        return f"{line}: " + ", ".join(f"{config.id2label[i]} {n}" for i, n in enumerate(counts.tolist()))
+        return f"{line}: " + ", ".join(f"{names[i]} {n}" for i, n in enumerate(counts.tolist()))
     return f"{line}, {int(counts.min())} to {int(counts.max())} a class"
 
 
 def missing_classes(counts: Tensor, config: PretrainedConfig) -> str | None:
     """A sentence naming the classes without training images, or None where every class has some."""
-    missing = [config.id2label[i] for i in (counts == 0).nonzero().flatten().tolist()]
+    names: Any = config.id2label
+    missing = [names[i] for i in (counts == 0).nonzero().flatten().tolist()]
     if not missing:
         return None
-    names = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    listed = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     return (
-        f"{len(missing)} of {len(counts)} classes have no training image ({names}); the model cannot learn them. Check "
-        "the labels, or make the model with the classes that are there."
+        f"{len(missing)} of {len(counts)} classes have no training image ({listed}); the model cannot learn them. "
+        "Check the labels, or make the model with the classes that are there."
     )
 
 

@@ -102,8 +102,9 @@ def cached_features(
         )
     _check_rows_repeat(dataset, collate, name)
     key = cache_key(model, dataset, processor, arguments)
-    folder = Path(arguments.feature_cache_dir or os.path.join(arguments.output_dir, "features")) / key
-    model = model.to(arguments.device).eval()
+    folder = Path(arguments.feature_cache_dir or os.path.join(str(arguments.output_dir), "features")) / key
+    module: Any = model
+    module.to(arguments.device).eval()
     shards = fill_shards(
         folder,
         dataset,

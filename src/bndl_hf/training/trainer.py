@@ -56,7 +56,8 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
 
     Args:
         model: a `BNDLForImageClassification` reading {"pixel_values", "labels"}, a peft model around one
-            (docs/peft.md), or a decision layer (`PosteriorHead`) reading {"features", "labels"}; None with `model_init`.
+            (docs/peft.md), or a decision layer (`PosteriorHead`) reading {"features", "labels"}; None with
+            `model_init`.
         args: `BNDLTrainingArguments`.
         data_collator: makes a batch of rows; None takes rows of tensors and (image, label) pairs.
         compute_loss_func: called with (outputs, labels, num_items_in_batch=), its value takes the place of the negative
@@ -143,6 +144,8 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
                 "BNDLForImageClassification.from_backbone_pretrained(model)."
             )
         if isinstance(model, PosteriorHead):
+            if self.args.activation_checkpointing:
+                raise ValueError("gradient_checkpointing=True, but a decision layer alone has no layers to recompute.")
             vars(model)["main_input_name"] = "features"  # what `include_for_metrics` means by inputs
         else:
             # peft trains a copy of the layer, which came with a copy of its configuration.
@@ -214,7 +217,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             if self.accelerator.scaler is None or self._losses_not_finite > _MOST_SKIPPED_STEPS:
                 step, epoch = self.state.global_step + 1, self.state.epoch or 0.0
                 trained = self.accelerator.unwrap_model(model)
-                kept = last_checkpoint(self.args.output_dir)
+                kept = last_checkpoint(str(self.args.output_dir))
                 raise loss_not_finite(loss.item(), step, self._batch_of_step, epoch, trained, kept)
         if self.accelerator.sync_gradients:
             self._batch_of_step = 0
@@ -350,8 +353,13 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             )
         finally:
             self.compute_metrics, self._judge = metrics_of_user, None
-        for name, value in judge.measures().items():
-            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+        measures, logged = judge.measures(), output.metrics
+        assert logged is not None
+        if measures and self.compute_loss_func is None and type(self).compute_loss is BNDLTrainer.compute_loss:
+            # transformers' mean of batches weighs a short last batch, and padding in several processes, too much.
+            logged[f"{metric_key_prefix}_loss"] = measures["nll"]
+        for name, value in measures.items():
+            logged.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
 
