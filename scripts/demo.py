@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     figures = ["predictions.png"] if arguments.figure else []
     for name in figures:
-        draw(model, pixel_values, labels, output_dir / name)
+        draw(model, pixel_values, labels, data.label_names, output_dir / name)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     write_json(output_dir / "results.json", results)
@@ -224,7 +224,7 @@ def measure_cost(model: BNDLForImageClassification, pixel_values: Tensor, repeat
     }
 
 
-def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor, path: Path) -> None:
+def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor, names: list[str], path: Path) -> None:
     """The surest and the least sure test images, as the model sees them, with the parts of each decision."""
     prediction = model.predict(pixel_values)
     evidence = model.explain(pixel_values, target=prediction.predicted_labels, top_k=5)
@@ -239,7 +239,7 @@ def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor
         evidence.factors,
         evidence.rest,
         evidence.bias,
-        label_names=[model.config.id2label[c] for c in range(model.config.num_labels)],
+        label_names=names,
         threshold=model.config.certainty_threshold,
         title="What a BNDL classifier is sure of, and what it is not",
     )

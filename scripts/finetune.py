@@ -37,6 +37,7 @@ from transformers import (
     AutoImageProcessor,
     EarlyStoppingCallback,
     HfArgumentParser,
+    PretrainedConfig,
     set_seed,
 )
 from transformers.trainer_utils import IntervalStrategy
@@ -50,6 +51,7 @@ from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
+from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
 logger = logging.get_logger(__name__)
@@ -171,7 +173,7 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
             )
         overrides = {k: v for k, v in arguments.config_fields().items() if k != "preset"}  # it is built as it was
         return BNDLForImageClassification.from_pretrained(name, **overrides), processor
-    model = BNDLForImageClassification.from_backbone_pretrained(
+    model: Any = BNDLForImageClassification.from_backbone_pretrained(
         name, id2label=id2label, warm_start=arguments.warm_start, **arguments.config_fields()
     )
     return model, processor
@@ -247,10 +249,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     with arguments.main_process_first(desc="reading the dataset"):
         dataset = load_image_dataset(data_arguments, label_names=names)
     if dataset.validation is None and arguments.eval_strategy != "no":
+        strategy = IntervalStrategy(arguments.eval_strategy).value
         raise ValueError(
-            f"{data_arguments.dataset_name} has no validation images, and --eval_strategy "
-            f"{IntervalStrategy(arguments.eval_strategy).value}, which early stopping and the best model need, "
-            "evaluates on them; pass --validation_fraction 0.1 to hold some of the training images out."
+            f"{data_arguments.dataset_name} has no validation images, and --eval_strategy {strategy}, which early "
+            "stopping and the best model need, evaluates on them; pass --validation_fraction 0.1 to hold some of the "
+            "training images out."
         )
     model, processor = build_model(model_arguments, dataset)
     augmentation = "none" if arguments.cache_features else data_arguments.augmentation
@@ -288,7 +291,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
     results = {
         **metrics,
-        "evaluated_on": dataset.sources.get(part) if part else None,
+        "evaluated_on": public_text(dataset.sources[part]) if part else None,
         "train_seconds": train_seconds,
         "train_loss": train.training_loss,
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -316,13 +319,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return results
 
 
-def describe_images(dataset: ImageDataset, train_dataset: Any, config: BNDLConfig) -> str:
+def describe_images(dataset: ImageDataset, train_dataset: Any, config: PretrainedConfig) -> str:
     """How many images there are to learn from, of which classes, and how many to choose and to judge on."""
     labels = known_labels(train_dataset)
     assert labels is not None
     parts = {"validation": dataset.validation, "test": dataset.test}
     held_out = [f"{len(part)} {name} images" for name, part in parts.items() if part is not None]
-    line = describe_classes(count_classes(labels, config.num_labels), config)
+    line = describe_classes(count_classes(labels, len(dataset.label_names)), config)
     return line + (f" (and {', '.join(held_out)})" if held_out else "")
 
 

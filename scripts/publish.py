@@ -47,6 +47,8 @@ class PublishArguments:
     base_model: str | None = field(default=None, metadata={"help": "For a new card: the classifier that was wrapped."})
     dataset_name: str | None = field(default=None, metadata={"help": "For a new card: the data it was trained on."})
     license: str | None = field(default=None, metadata={"help": "For a new card, e.g. apache-2.0."})
+    language: list[str] | None = field(default=None, metadata={"help": "For a new card: of the class names, e.g. en."})
+    tags: list[str] | None = field(default=None, metadata={"help": "For a new card, beside those of every BNDL model."})
     private: bool = field(
         default=False, metadata={"help": "Make the repository private; without it, as your account is set."}
     )
@@ -60,7 +62,9 @@ def gather(arguments: PublishArguments) -> dict[str, Any]:
     """The arguments `push_to_hub` and `list_contents` share: model, processor, results, figures and card."""
     folder = Path(arguments.model_name_or_path)
     results = _chosen(arguments.results, folder / "results.json", "--results")
-    new_facts = {name: getattr(arguments, name) for name in ("base_model", "dataset_name", "license")}
+    new_facts = {
+        name: getattr(arguments, name) for name in ("base_model", "dataset_name", "license", "language", "tags")
+    }
     is_new = arguments.new_card or any(new_facts.values())
     card = None if is_new and arguments.card is None else _chosen(arguments.card, folder / "README.md", "--card")
     return {

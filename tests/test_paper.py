@@ -15,8 +15,9 @@ from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.logit_posterior import LogitPosterior
 from bndl_hf.model.mean_field import Recalibration
+from bndl_hf.model.moments import relative_variance
 from bndl_hf.model.predictive import predict_by_sampling, predict_exactly
-from bndl_hf.model.weibull import WeibullPosterior, kl_weibull_gamma, relative_variance
+from bndl_hf.model.weibull import WeibullPosterior, kl_weibull_gamma
 from bndl_hf.uncertainty import accuracy_by_uncertainty_decile, pavpu
 
 B, D, K, C = 12, 8, 6, 4
@@ -151,10 +152,10 @@ def test_mean_and_variance_of_every_logit_and_gap_are_exact_sums():
     posteriors = reference.random_posteriors(B, K, C)
     logits = LogitPosterior(*posteriors)
     for got, expected in zip((logits.mean, logits.variance), reference.logit_moments(*posteriors), strict=True):
-        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(got, expected, rtol=2e-6, atol=1e-10)
     r = torch.arange(B) % C
     for got, expected in zip(logits.gaps(r), reference.gap_moments(*posteriors, r), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-10)
+        torch.testing.assert_close(got, expected, rtol=2e-6, atol=1e-10)
 
 
 # ---- Sec. 3.4: the objective ----
@@ -234,7 +235,7 @@ def test_the_exact_p_value_is_the_paired_t_test_at_the_exact_moments():
     row = torch.arange(B)
     t = mean[row, top[:, 0]] / (variance[row, top[:, 0]] / 20).sqrt()
     expected = torch.from_numpy(2 * stats.t.sf(t.numpy(), 19))
-    torch.testing.assert_close(prediction.p_value, expected, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(prediction.p_value, expected, rtol=1e-5, atol=1e-12)
 
 
 def test_fig_2_accuracy_falls_from_decile_to_decile_where_uncertainty_tells_right_from_wrong():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
     AutoModelForImageClassification,
@@ -66,14 +66,13 @@ def models(arguments: ExplanationsArguments) -> dict[str, BNDLForImageClassifica
     """The classifiers to time, by name."""
     torch.manual_seed(0)
     if arguments.model is not None:
-        wrapped = BNDLForImageClassification.from_backbone_pretrained(arguments.model, num_labels=10)
-        return {Path(arguments.model).name: wrapped.to(arguments.device).eval()}  # type: ignore[arg-type]
-    made = {}
-    for name, config in BACKBONES.items():
-        classifier = AutoModelForImageClassification.from_config(config())
-        wrapped = BNDLForImageClassification.from_backbone_pretrained(classifier, num_labels=10)
-        made[name] = wrapped.to(arguments.device).eval()  # type: ignore[arg-type]
-    return made
+        sources = {Path(arguments.model).name: arguments.model}
+    else:
+        sources = {name: AutoModelForImageClassification.from_config(make()) for name, make in BACKBONES.items()}
+    made = {
+        name: BNDLForImageClassification.from_backbone_pretrained(one, num_labels=10) for name, one in sources.items()
+    }
+    return {name: nn.Module.to(model, arguments.device).eval() for name, model in made.items()}
 
 
 def compare_with_forward(

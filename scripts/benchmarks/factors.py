@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, set_seed
@@ -123,8 +123,8 @@ def random_views(arguments: FactorsArguments) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, each [N, D]."""
     name = arguments.model_name_or_path
     kind, is_bndl = BNDLForImageClassification, AutoConfig.from_pretrained(name).model_type == "bndl"
-    model: Any = (kind.from_pretrained if is_bndl else kind.from_backbone_pretrained)(name)
-    model.to(arguments.device).eval()
+    model = (kind.from_pretrained if is_bndl else kind.from_backbone_pretrained)(name).eval()
+    nn.Module.to(model, arguments.device)
     processor = AutoImageProcessor.from_pretrained(name)
     chosen = DataArguments(arguments.dataset_name, max_eval_samples=arguments.num_images)
     rows = load_image_dataset(chosen, evaluation_only=True).with_pixel_values("test", processor, arguments.augmentation)

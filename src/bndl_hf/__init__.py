@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.evidence import Evidence
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification, BNDLModel
+from bndl_hf.model.predictive import BNDLPrediction
 
 if TYPE_CHECKING:
+    from bndl_hf.data.image_dataset import load_image_dataset
     from bndl_hf.training.arguments import BNDLTrainingArguments
+    from bndl_hf.training.fitting import fit_decision_layer
     from bndl_hf.training.trainer import BNDLTrainer
 
 AutoConfig.register("bndl", BNDLConfig)
@@ -21,13 +26,29 @@ AutoModelForImageClassification.register(BNDLConfig, BNDLForImageClassification)
 
 __version__ = "0.1.0"
 
-_LAZY = {"BNDLTrainer": "bndl_hf.training.trainer", "BNDLTrainingArguments": "bndl_hf.training.arguments"}
+_LAZY = {
+    "BNDLTrainer": "bndl_hf.training.trainer",
+    "BNDLTrainingArguments": "bndl_hf.training.arguments",
+    "fit_decision_layer": "bndl_hf.training.fitting",
+    "load_image_dataset": "bndl_hf.data.image_dataset",
+}
 
-__all__ = ["BNDLConfig", "BNDLForImageClassification", "BNDLModel", "BNDLTrainer", "BNDLTrainingArguments"]
+__all__ = [
+    "BNDLConfig",
+    "BNDLDecisionLayer",
+    "BNDLForImageClassification",
+    "BNDLModel",
+    "BNDLPrediction",
+    "BNDLTrainer",
+    "BNDLTrainingArguments",
+    "Evidence",
+    "fit_decision_layer",
+    "load_image_dataset",
+]
 
 
 def __getattr__(name: str) -> object:
-    """Import the Trainer only when it is asked for: it is slow to import and not needed to load a model."""
+    """Import the Trainer and the reading of images only when asked for: slow to import, not needed to load a model."""
     if name in _LAZY:
         from importlib import import_module
 

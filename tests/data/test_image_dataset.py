@@ -26,7 +26,6 @@ from bndl_hf.data.image_dataset import (
     make_image_processor,
 )
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "datasets"
 PROCESSOR = make_image_processor(8)
 
 
@@ -307,9 +306,12 @@ def test_the_transform_can_be_sent_to_a_worker_process() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(rows))[3]["pixel_values"], rows[3]["pixel_values"])
 
 
-@pytest.mark.skipif(not (SHARED / "cifar10").is_dir(), reason="the shared copy of CIFAR-10 is not here")
-def test_cifar10_as_on_the_hub() -> None:
-    found = load_image_dataset(DataArguments(str(SHARED / "cifar10"), validation_fraction=0.1, max_eval_samples=100))
+def test_cifar10_as_on_the_hub(shared: Path) -> None:
+    if not (shared / "datasets" / "cifar10").is_dir():
+        pytest.skip("needs a copy of CIFAR-10")
+    found = load_image_dataset(
+        DataArguments(str(shared / "datasets" / "cifar10"), validation_fraction=0.1, max_eval_samples=100)
+    )
     assert (len(found.train), len(found.validation), len(found.test)) == (45_000, 100, 100)
     assert (found.image_column, found.label_column, found.label_names[0]) == ("img", "label", "airplane")
     rows = found.with_pixel_values("validation", make_image_processor(32), "auto")

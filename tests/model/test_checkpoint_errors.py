@@ -1,8 +1,10 @@
 """Checkpoints that are not what they say: damaged, incomplete, of another model. A sentence each, no random weights."""
 
+import json
 import shutil
 
 import pytest
+import torch
 from transformers import AutoModelForImageClassification, ViTForImageClassification
 
 from bndl_hf import BNDLForImageClassification, BNDLModel
@@ -37,7 +39,7 @@ def test_weights_of_another_architecture_are_an_error_that_names_some(tmp_path, 
             model_class.from_pretrained(tmp_path / "mixed")
 
 
-def test_a_plain_classifier_is_no_bndl_checkpoint(tmp_path):
+def test_a_plain_classifier_is_not_a_bndl_checkpoint(tmp_path):
     ViTForImageClassification(tiny_backbone_config("vit")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"This is a vit checkpoint, not a BNDL one. Wrap .* from_backbone_pretrained"):
         BNDLForImageClassification.from_pretrained(tmp_path)
@@ -48,6 +50,18 @@ def test_sizes_that_differ_are_named_and_may_be_started_afresh(saved):
         BNDLForImageClassification.from_pretrained(saved / "vit", num_labels=7)
     model = BNDLForImageClassification.from_pretrained(saved / "vit", num_labels=7, ignore_mismatched_sizes=True)
     assert model.decision_layer.raw_loadings.shape == (64, 7)
+
+
+def test_keywords_that_decide_no_size_are_not_blamed_for_sizes(tmp_path, saved):
+    shutil.copytree(saved / "vit", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config |= {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    for innocent in ({"dtype": torch.float32}, {"num_samples": 50}, {"temperature": 2.0, "revision": "main"}):
+        with pytest.raises(ValueError, match=r"do not fit its configuration\. They belong to another model"):
+            BNDLForImageClassification.from_pretrained(tmp_path / "other", **innocent)
+    with pytest.raises(ValueError, match=r"do not fit num_factors=9\. Load the checkpoint without it"):
+        BNDLForImageClassification.from_pretrained(saved / "vit", num_factors=9, dtype=torch.float32)
 
 
 def test_the_loading_report_is_handed_on_when_asked_for(saved):

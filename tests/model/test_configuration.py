@@ -1,12 +1,15 @@
 """BNDLConfig: presets, checks where a value enters, and the way to a file and back."""
 
+import copy
 import json
+import math
 import re
 
 import pytest
 from transformers import AutoConfig, ResNetConfig, ViTConfig
 
 from bndl_hf import BNDLConfig
+from bndl_hf.model.configuration_bndl import _OWN_FIELDS
 from bndl_hf.model.presets import PRESETS
 from model.tiny import tiny_backbone_config
 
@@ -138,3 +141,66 @@ def test_a_saved_configuration_does_not_change_its_preset_in_name_only(tmp_path)
 def test_values_of_the_wrong_kind_are_named(values, says):
     with pytest.raises(ValueError, match=says):
         BNDLConfig(**{"feature_dim": 4, "num_labels": 3, **values})
+
+
+ODD = (True, None, "x", [], [1], {}, {"a": 1}, -1, 0, 1.5, 10**12, 10**30, math.nan, math.inf)
+
+
+@pytest.mark.parametrize("name", sorted({*_OWN_FIELDS, "id2label", "label2id", "num_labels", "dtype", "torch_dtype"}))
+def test_a_file_with_a_value_of_another_type_or_size_is_read_or_refused_in_words(name):
+    good = BNDLConfig.from_backbone_config(tiny_backbone_config("resnet"), num_labels=3).to_dict()
+    for value in ODD:
+        try:
+            config = BNDLConfig.from_dict(copy.deepcopy({**good, name: value}))
+        except ValueError as error:
+            assert len(str(error)) > 20  # noqa: PT017 - either is fine
+        else:
+            assert BNDLConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"num_factors": True}, "num_factors=True must be a whole number"),
+        ({"num_samples": None}, "num_samples=None must be a whole number"),
+        ({"feature_dim": 10**12}, "feature_dim=1000000000000 must be 1 or more, and at most 1,000,000"),
+        ({"head_name": 5}, "head_name=5 must be the dotted name of a layer"),
+        ({"backbone_config": "resnet"}, "backbone_config='resnet' must be the configuration of an image classifier"),
+        ({"backbone_config": {"model_type": ["resnet"]}}, "model_type=['resnet'], which this transformers does not"),
+        (
+            {"backbone_config": {"model_type": "resnet", "depths": "deep"}},
+            "backbone_config does not describe a resnet model",
+        ),
+        ({"preset": ["default"]}, "preset=['default'] must be the name of a preset"),
+        ({"normalize_features": "no"}, "normalize_features='no' must be true or false"),
+        ({"loading_density": True}, "loading_density=True must be a number"),
+        ({"score_threshold": math.inf}, "score_threshold=inf must be finite, at most 1e+18"),
+        ({"dtype": "evil"}, "dtype='evil' is not a torch dtype"),
+        ({"num_labels": 10**9}, "num_labels=1000000000 must be a whole number from 2 to 1,000,000"),
+        ({"id2label": {"a": "cat", "b": "dog"}}, "id2label has the keys ['a', 'b']; they must be the numbers 0 to 1"),
+        ({"id2label": {0: "cat", 2: "dog"}}, "id2label has the keys [0, 2]; they must be the numbers 0 to 1"),
+        ({"id2label": 5}, "id2label=5 must be a list of class names"),
+        ({"conformal": "raps"}, "A conformal predictor is stored as a mapping of its entries, not as 'raps'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_what_fits(values, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        BNDLConfig(**{"feature_dim": 4, **values})
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog", "owl"], {"0": "cat", "1": "dog", "2": "owl"}])
+def test_class_names_may_be_a_list_or_have_numbers_as_text(labels):
+    config = BNDLConfig(feature_dim=4, id2label=labels)
+    assert config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+    assert config.label2id == {"cat": 0, "dog": 1, "owl": 2}
+    backbone = tiny_backbone_config("resnet")
+    assert BNDLConfig.from_backbone_config(backbone, id2label=labels).label2id == config.label2id
+
+
+def test_a_file_that_is_not_an_object_and_a_version_that_is_not_a_number_are_errors(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"holds \[\]; a configuration is a JSON object"):
+        BNDLConfig.from_pretrained(tmp_path)
+    for version in ("x", None, 0, True):
+        with pytest.raises(ValueError, match=f"format_version={version!r} must be a whole number from 1 to 3"):
+            BNDLConfig.from_dict({**BNDLConfig(feature_dim=4).to_dict(), "format_version": version})

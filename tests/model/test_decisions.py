@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -112,6 +114,11 @@ def test_another_temperature_drops_what_was_fitted_on_the_old_probabilities(mode
     ("call", "says"),
     [
         (lambda m: m.set_temperature(0.0), r"temperature=0\.0 must be a finite number above zero"),
+        (
+            lambda m: m.set_temperature(1e-30),
+            r"temperature=1e-30 must be .* from 0\.001 to 1000",
+        ),
+        (lambda m: m.set_temperature(1.0, 1e7), r"variance_scale=10000000\.0 must be .* at most 1e\+06"),
         (lambda m: m.set_temperature(math.inf), "temperature=inf must be a finite number"),
         (lambda m: m.set_temperature("1"), "temperature='1' must be a finite number"),
         (lambda m: m.set_temperature(1.0, -0.1), r"variance_scale=-0\.1 must be a finite number, zero or above"),
@@ -182,3 +189,51 @@ def test_the_pipelines_apply_what_is_stored_and_take_a_threshold(model):
     model.set_abstention(1.0)
     assert answer(image)["is_answered"] is False
     assert classify(image)[0]["is_answered"] is False
+
+
+def test_a_prediction_uses_the_old_values_or_the_new_ones_and_never_a_mix(model):
+    layer, features = model.decision_layer, model.extract_features(IMAGES).detach()
+    settings = [((0.5, 0.0), 0.3, SETS), ((2.0, 3.0), 0.9, None)]
+
+    def store(values):
+        temperature, threshold, sets = values
+        model.set_temperature(*temperature)
+        model.set_abstention(threshold)
+        model.set_conformal(sets)
+
+    expected = []
+    for values in settings:
+        model.set_temperature(*values[0])
+        expected.append(layer.predict(features).probs)
+    stop, errors = threading.Event(), []
+
+    def predict():
+        while not stop.is_set():
+            prediction = layer.predict(features)
+            which = [torch.equal(prediction.probs, probs) for probs in expected]
+            # Sets go with the first temperature alone; the temperature's own setter drops them.
+            if not any(which) or (prediction.prediction_sets is not None and not which[0]):
+                errors.append(which)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=predict) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(60):
+        store(settings[i % 2])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert not errors
+
+
+def test_any_temperature_that_is_taken_gives_probabilities(model):
+    for temperature, variance_scale in [(1e-3, 0.0), (1e-3, 1e6), (1e3, 1e6), (1e3, 0.0)]:
+        model.set_temperature(temperature, variance_scale)
+        for method in ("exact", "monte_carlo"):
+            prediction = model.predict(IMAGES, method=method)
+            assert prediction.probs.isfinite().all()
+            torch.testing.assert_close(prediction.probs.sum(-1), torch.ones(6))
+            assert not prediction.p_value.isnan().any()

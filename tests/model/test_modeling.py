@@ -304,8 +304,9 @@ def test_a_warm_start_refuses_the_same_number_of_other_classes(tmp_path):
     AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"in their order \(cat, dog\), but id2label says dog, cat"):
         BNDLForImageClassification.from_backbone_pretrained(tmp_path, warm_start=True, id2label={0: "dog", 1: "cat"})
-    same = BNDLForImageClassification.from_backbone_pretrained(tmp_path, warm_start=True, id2label=config.id2label)
-    assert same.config.label2id == {"cat": 0, "dog": 1}
+    for names in (config.id2label, ["cat", "dog"]):
+        same = BNDLForImageClassification.from_backbone_pretrained(tmp_path, warm_start=True, id2label=names)
+        assert same.config.label2id == {"cat": 0, "dog": 1}
 
 
 def test_the_head_may_be_named_and_is_not_wrapped_twice(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import reference
-from bndl_hf.model.weibull import WeibullPosterior, kl_weibull_gamma, relative_variance
+from bndl_hf.model.weibull import WeibullPosterior, kl_weibull_gamma
 
 CONCENTRATIONS = (0.2, 0.5, 1.0, 2.0, 7.0, 50.0)
 SCALES = (1e-3, 0.1, 1.0, 10.0, 1e2)
@@ -27,9 +27,9 @@ def test_kl_equals_numerical_integration(alpha, beta):
     for scale, k in itertools.product(SCALES, CONCENTRATIONS):
         expected = reference.kl_weibull_gamma(scale, k, alpha, beta)
         kl = kl_weibull_gamma(float64(scale), float64(k), alpha, beta).item()
-        # 1e-9: where the two distributions nearly agree the KL itself is near zero and the quadrature good to 1e-10
-        assert kl == pytest.approx(expected, rel=1e-4, abs=1e-9), (scale, k)
-        assert kl >= -1e-12
+        # The series of log Gamma are good to 5e-8; they stand beside rate times mean, which reaches thousands here.
+        assert kl == pytest.approx(expected, rel=1e-6, abs=1e-7), (scale, k)
+        assert kl >= -1e-7
 
 
 def test_kl_at_a_quadrature_of_another_kind():
@@ -51,7 +51,7 @@ def test_kl_in_float32_stays_close_to_float64():
 @pytest.mark.parametrize("scale", [1e-3, 0.7, 1.0, 42.0])
 def test_kl_is_zero_for_identical_distributions(scale):
     # Weibull with k = 1 is the exponential, which is Gamma(1, 1/scale).
-    assert abs(kl_weibull_gamma(float64(scale), float64(1.0), 1.0, 1 / scale)) < 1e-12
+    assert abs(kl_weibull_gamma(float64(scale), float64(1.0), 1.0, 1 / scale)) < 1e-7
 
 
 def test_kl_of_a_posterior_is_the_kl_of_its_scale():
@@ -96,20 +96,6 @@ def test_the_scale_is_the_mean_over_a_gamma_function():
     torch.testing.assert_close(WeibullPosterior(float64([3.0]), k).scale, expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 3e-5)])
-def test_relative_variance_equals_mpmath(dtype, tolerance):
-    k = torch.logspace(math.log10(0.05), 4, 200, dtype=torch.float64)
-    k = torch.cat([k, float64([19.9, 20.0, 20.1])]).to(dtype)  # the series takes over at 20
-
-    def exact(value):
-        inverse = 1 / mpmath.mpf(value)
-        return float(mpmath.gamma(1 + 2 * inverse) / mpmath.gamma(1 + inverse) ** 2 - 1)
-
-    with mpmath.workdps(40):
-        expected = torch.tensor([exact(value) for value in k.double().tolist()], dtype=torch.float64)
-    torch.testing.assert_close(relative_variance(k).double(), expected, rtol=tolerance, atol=0)
-
-
 def test_zero_mean_draws_exactly_zero_and_has_no_variance():
     posterior = WeibullPosterior(torch.zeros(1000), torch.full((1000,), 0.05))
     assert (posterior.sample(torch.Generator().manual_seed(0)) == 0).all()
@@ -146,5 +132,3 @@ def test_gradients_of_a_draw_are_those_of_finite_differences():
     uniform = torch.tensor([0.2, 0.9], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda m, c: WeibullPosterior(m, c).quantile(uniform), (mean, k))
     assert torch.autograd.gradcheck(lambda s, c: kl_weibull_gamma(s, c, 2.0, 0.5), (mean, k))
-    wide = torch.tensor([0.1, 1.0, 19.0, 21.0, 500.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(relative_variance, (wide,))

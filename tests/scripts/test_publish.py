@@ -72,13 +72,15 @@ def test_a_dry_run_lists_exactly_what_a_push_then_publishes(hub, folder, tmp_pat
 def test_a_new_card_with_facts_a_branch_and_a_pull_request(hub, api, folder, capsys):
     publish.main(arguments(folder))
     main = hub.files(REPO)
-    facts = ("--base_model", "google/vit-base", "--license", "apache-2.0", "--commit_message", "With a licence")
+    facts = ("--base_model", "google/vit-base", "--license", "apache-2.0", "--tags", "pets", "--language", "en")
+    facts += ("--commit_message", "With a licence")
     publish.main(arguments(folder, *facts, "--revision", "trial"))
     publish.main(arguments(folder, *facts, "--create_pr"))
     assert "/discussions/1" in capsys.readouterr().out
     assert hub.files(REPO) == main
     for revision in ("trial", "refs/pr/1"):
-        assert "license: apache-2.0" in hub.files(REPO, revision)["README.md"].decode()
+        card = hub.files(REPO, revision)["README.md"].decode()
+        assert all(line in card for line in ("license: apache-2.0", "- pets", "- en"))
     assert api.list_repo_commits(REPO, revision="trial")[0].title == "With a licence"
 
 

@@ -68,7 +68,8 @@ def test_inputs_and_losses_reach_the_metrics_that_ask_for_them(tmp_path: Path) -
     assert prediction.inputs.shape == (10, 3, 8, 8)
     assert prediction.losses.shape == (10,)
     assert prediction.probs.shape == prediction.predictions.shape == (10, 3)
-    assert prediction.probs.sum(axis=1) == pytest.approx(1.0)
+    softmax = torch.from_numpy(prediction.predictions).softmax(dim=-1).numpy()
+    np.testing.assert_allclose(softmax, prediction.probs, rtol=1e-4, atol=1e-6)
 
 
 def test_batches_may_stay_apart(tmp_path: Path) -> None:
@@ -246,8 +247,16 @@ def test_pairs_of_image_and_label_train_like_rows(tmp_path: Path) -> None:
         ([{"image": 0, "label": 0}], "A row holds image, label; the model reads pixel_values and labels"),
         ([np.zeros(3)], "A row is a ndarray; the Trainer reads"),
         (["cat.png"], "A row is a str; the Trainer reads"),
+        (
+            [(torch.zeros(3, 8, side), 0) for side in (8, 9)],
+            r"A batch holds images of 2 sizes, \[3, 8, 8\] and \[3, 8, 9\] among",
+        ),
+        (
+            [{"pixel_values": torch.zeros(3, side, 8), "labels": 0} for side in (8, 9)],
+            "A batch holds images of 2 sizes",
+        ),
     ],
-    ids=["pillow", "columns", "array", "names"],
+    ids=["pillow", "columns", "array", "names", "sizes of pairs", "sizes of rows"],
 )
 def test_rows_of_another_form_are_named(rows: list[Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

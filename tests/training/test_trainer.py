@@ -251,10 +251,10 @@ def test_an_evaluation_reports_accuracy_and_how_far_to_trust_it(trained: BNDLTra
     expected = {
         "accuracy": correct.float().mean().item(),
         "nll": -prediction.probs[range(10), labels].log().mean().item(),
-        "brier": (prediction.probs - torch.eye(3)[labels]).square().sum(-1).mean().item(),
+        "brier_score": (prediction.probs - torch.eye(3)[labels]).square().sum(-1).mean().item(),
         "pavpu": (correct == prediction.is_certain).float().mean().item(),
-        "ece": expected_calibration_error(prediction.probs, labels),
-        "aurc": area_under_risk_coverage(confidence, correct),
+        "expected_calibration_error": expected_calibration_error(prediction.probs, labels),
+        "area_under_risk_coverage": area_under_risk_coverage(confidence, correct),
         "sparsity": trained.model.decision_layer.sparsity(),
     }
     for name, value in expected.items():

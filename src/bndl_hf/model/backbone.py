@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
 from .backbone_inputs import example_inputs
+from .evaluation_view import evaluation_view
 
 _INSTEAD = "an image classifier with one head (vit, dinov2, swin, convnext, resnet, ...)"
 
@@ -115,6 +116,7 @@ def find_head(classifier: PreTrainedModel) -> tuple[str, int]:
         ValueError: when the output has no logits, or no single Linear or 1x1 Conv2d makes them.
     """
     outputs: dict[str, Tensor] = {}
+    classifier = evaluation_view(classifier)
     kind, inputs = type(classifier).__name__, example_inputs(classifier)
     layers = {n: m for n, m in classifier.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     hooks = [
@@ -122,7 +124,7 @@ def find_head(classifier: PreTrainedModel) -> tuple[str, int]:
         for name, layer in layers.items()
     ]
     try:
-        with torch.no_grad(), evaluation_mode(classifier):
+        with torch.no_grad():
             result = classifier(**inputs)
     except (TypeError, ValueError, RuntimeError) as error:
         if inputs["pixel_values"].is_meta and isinstance(error, RuntimeError):
@@ -191,19 +193,6 @@ def detach_head(classifier: PreTrainedModel, head_name: str) -> nn.Linear | nn.C
         )
     setattr(modules[parent_name], attribute, DetachedHead(input_width(head)))
     return head
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; after it every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def public_config(config: PretrainedConfig) -> PretrainedConfig:

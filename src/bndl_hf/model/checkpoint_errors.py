@@ -6,6 +6,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+# Fields of the configuration that decide how large the weights are.
+_SHAPING = (
+    "num_labels",
+    "id2label",
+    "label2id",
+    "backbone_config",
+    "head_name",
+    "feature_dim",
+    "num_factors",
+    "num_projected",
+    "projection",
+    "projection_dim",
+    "score_concentration",
+    "score_concentration_input",
+    "loading_concentration",
+    "config",
+)
+
 
 @contextmanager
 def loading_errors_in_words(source: Any, passed: Mapping[str, Any]) -> Iterator[None]:
@@ -13,18 +31,19 @@ def loading_errors_in_words(source: Any, passed: Mapping[str, Any]) -> Iterator[
 
     Args:
         source: Hub id or folder the weights come from.
-        passed: configuration fields the caller passed along with it.
+        passed: keywords the caller passed along with it; those that decide sizes are named.
     """
     try:
         yield
     except Exception as error:
-        if type(error).__name__ == "SafetensorError":  # safetensors is no module this file may import
+        if type(error).__name__ == "SafetensorError":  # safetensors is not a module this file may import
             raise ValueError(
                 f"The weights of {source} cannot be read ({error}): the file is cut short or damaged. Download it "
                 "again with force_download=True, or copy it again."
             ) from error
         if "ignore_mismatched_sizes" in str(error):
-            fields = ", ".join(f"{name}={value!r}" for name, value in passed.items())
+            shaping = {name: value for name, value in passed.items() if name in _SHAPING and value is not None}
+            fields = ", ".join("config" if name == "config" else f"{name}={value!r}" for name, value in shaping.items())
             raise ValueError(
                 f"The weights in {source} do not fit {fields or 'its configuration'}. "
                 + ("Load the checkpoint without it; for" if fields else "They belong to another model. For")

@@ -153,6 +153,8 @@ class BNDLConfig(PretrainedConfig):
         def __init__(self, **fields: Any) -> None: ...
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.get("num_labels", 0) is None:
+            del kwargs["num_labels"]  # as many as there are names
         check_raw_values(self, kwargs.get("num_labels"), kwargs.get("torch_dtype"))
         name_labels_by_number(self)
         if self.preset not in PRESETS:
@@ -187,7 +189,7 @@ class BNDLConfig(PretrainedConfig):
                 f"{FORMAT_VERSION}. Upgrade it with `pip install -U bndl-hf`."
             )
         config_dict = {**config_dict, "format_version": FORMAT_VERSION}  # what it is saved as from now on
-        if kwargs.get("preset", config_dict.get("preset")) != config_dict.get("preset"):
+        if "preset" in kwargs and kwargs["preset"] != config_dict.get("preset"):
             raise ValueError(
                 f"preset={kwargs['preset']!r}, but this configuration was made with {config_dict.get('preset')!r} and "
                 "holds its values; pass the fields that should change, or make a new configuration."
@@ -195,6 +197,13 @@ class BNDLConfig(PretrainedConfig):
         if not cls.is_remote_code():  # the installed classes and pipelines are used, not those beside the weights
             config_dict = {k: v for k, v in config_dict.items() if k not in CODE_ENTRIES}
         return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
+        values = super()._dict_from_json_file(json_file)
+        if not isinstance(values, dict):
+            raise ValueError(f"{json_file} holds {values!r}; a configuration is a JSON object. Get the file again.")
+        return values
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As `PretrainedConfig.save_pretrained`; names the classes and pipelines whose code lies in the folder.
@@ -248,8 +257,6 @@ class BNDLConfig(PretrainedConfig):
                 kwargs.update(id2label=backbone_config.id2label, label2id=backbone_config.label2id)
         elif num_labels is not None:
             kwargs["num_labels"] = num_labels
-        if "id2label" in kwargs:
-            kwargs.setdefault("label2id", {label: index for index, label in kwargs["id2label"].items()})
         return cls(backbone_config=backbone_config, head_name=head_name, feature_dim=feature_dim, **kwargs)
 
 

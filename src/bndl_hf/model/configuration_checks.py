@@ -84,14 +84,19 @@ def check_raw_values(config: Any, num_labels: Any, torch_dtype: Any) -> None:
 
 
 def name_labels_by_number(config: Any) -> None:
-    """Write `id2label` as {0: name, 1: name, ...}, from a list of names or a mapping whose keys may be strings.
+    """Write `id2label` of a configuration as {0: name, 1: name, ...}, and `label2id` where it is missing."""
+    if config.id2label is not None:
+        config.id2label = labels_by_number(config.id2label)
+        if config.label2id is None:
+            config.label2id = {name: number for number, name in config.id2label.items()}
+
+
+def labels_by_number(given: Any) -> dict[int, Any]:
+    """{0: name, 1: name, ...} from a list of names, or a mapping whose keys may be strings.
 
     Raises:
         ValueError: it is something else, or its numbers are not 0 .. C - 1.
     """
-    given = config.id2label
-    if given is None:
-        return
     pairs = list(enumerate(given)) if isinstance(given, list | tuple) else None
     pairs = list(given.items()) if isinstance(given, Mapping) else pairs
     if pairs is None or any(isinstance(name, dict | list | None) for _, name in pairs):
@@ -103,9 +108,7 @@ def name_labels_by_number(config: Any) -> None:
     if sorted(labels) != list(range(len(pairs))) or not pairs:
         keys = [key for key, _ in pairs]
         raise ValueError(f"id2label has the keys {keys[:10]}; they must be the numbers 0 to {max(len(pairs), 2) - 1}.")
-    config.id2label = labels
-    if config.label2id is None:
-        config.label2id = {name: number for number, name in labels.items()}
+    return labels
 
 
 def check_fields(config: Any) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .backbone import build_classifier, detach_head, evaluation_mode
+from .backbone import build_classifier, detach_head
 from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .checkpoint_errors import check_all_weights_were_there, loading_errors_in_words
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer
 from .decisions import store_abstention, store_conformal, store_temperature
+from .evaluation_view import evaluation_view
 from .evidence import Evidence
 from .outputs import BNDLImageClassifierOutput, BNDLModelOutput
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
@@ -44,7 +45,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # The posterior is float32 whatever the model's dtype (lgamma and logarithms lose too much below it).
+    # The posterior is float32 whatever the model's dtype (moments and logarithms lose too much below it).
     _keep_in_fp32_modules_strict = ["decision_layer"]  # noqa: RUF012 - transformers declares it so
     # The loss is a mean over the batch; **kwargs-style scaling by the number of items must stay off.
     accepts_loss_kwargs = False
@@ -113,12 +114,10 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: the weights are damaged, incomplete, or do not fit the configuration or a field passed here;
-                or the checkpoint is no BNDL model's, or was written by a newer version.
+                or the checkpoint is not a BNDL model's, or was written by a newer version.
         """
-        fields = cls.config_class.__dataclass_fields__
-        passed = {name: value for name, value in kwargs.items() if name in fields or name == "num_labels"}
         wants_info = kwargs.pop("output_loading_info", False)
-        with loading_errors_in_words(pretrained_model_name_or_path, passed):
+        with loading_errors_in_words(pretrained_model_name_or_path, kwargs):
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
@@ -255,9 +254,9 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         Raises:
             ValueError: for an unknown method, fewer than 2 draws, or abstain_below outside [0, 1].
         """
-        with evaluation_mode(self):
-            features = self.extract_features(pixel_values, **backbone_inputs)
-            return self.decision_layer.predict(features, method, num_samples, generator, abstain_below)
+        model = evaluation_view(self)
+        features = model.extract_features(pixel_values, **backbone_inputs)
+        return model.decision_layer.predict(features, method, num_samples, generator, abstain_below)
 
     @torch.no_grad()
     def explain(
@@ -280,9 +279,9 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         Raises:
             ValueError: for a class or a `top_k` out of range, or a class against itself.
         """
-        with evaluation_mode(self):
-            features = self.extract_features(pixel_values, **backbone_inputs)
-            return self.decision_layer.explain(features, target, top_k, against)
+        model = evaluation_view(self)
+        features = model.extract_features(pixel_values, **backbone_inputs)
+        return model.decision_layer.explain(features, target, top_k, against)
 
     def set_temperature(self, temperature: Any, variance_scale: float | None = None) -> None:
         """Recalibrate: predictions, logits and loss in evaluation mode use T and v from now on; saved with the model.

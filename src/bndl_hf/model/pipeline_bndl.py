@@ -32,9 +32,10 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
     """The standard list of labels and scores, with what is known of the answer's uncertainty in every entry.
 
     A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
-    of the mean logits. Each entry also has `logit_std`, its class's standard deviation in logit units, and of the
-    answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`, `epistemic`
-    in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is applied.
+    of the logits, whose softmax it is. Each entry also has `logit_std`, its class's standard deviation in logit units,
+    and of the answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`,
+    `epistemic` in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is
+    applied.
 
     Besides the standard arguments (`top_k`, `function_to_apply`, `timeout`, `batch_size`) it takes `method`
     ("exact" or "monte_carlo"), `num_samples`, for repeatable draws `seed`, and `abstain_below`, the largest probability
@@ -47,7 +48,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         >>> is_certain = classifier("parrot.png", top_k=1)[0]["is_certain"]
     """
 
-    model: Any  # a BNDLForImageClassification, whose file imports this one
+    model: Any  # BNDLForImageClassification, of the installed package or of the code beside the weights
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

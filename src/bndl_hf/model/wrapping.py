@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassifica
 
 from .backbone import detach_head, find_head, input_width, unsupported_in_words
 from .backbone_inputs import example_inputs
+from .configuration_checks import labels_by_number
 from .decision_layer import BNDLDecisionLayer
 from .warm_start import start_from_dense
 
@@ -111,7 +112,8 @@ def wrap_classifier(
     if warm_start:
         old = classifier.config  # PVT's may have a number of labels alone
         old_labels: dict[Any, str] = old.id2label or {i: f"LABEL_{i}" for i in range(old.num_labels or 0)}
-        _check_labels(old_labels, num_labels, bndl_config_kwargs.get("id2label"))
+        given = bndl_config_kwargs.get("id2label")
+        _check_labels(old_labels, num_labels, None if given is None else labels_by_number(given))
     head_name = find_head(classifier)[0] if head_name is None else head_name
     classifier.config.architectures = [type(classifier).__name__]  # decides which class is built, where a type has two
     head = detach_head(classifier, head_name)

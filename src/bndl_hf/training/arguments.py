@@ -11,9 +11,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-# Endings of the names of measures of which less is better; transformers knows "loss" alone.
-_SMALLER_IS_BETTER: tuple[str, ...] = ("loss", "nll", "likelihood", "brier_score", "calibration_error", "risk_coverage")
-_SMALLER_IS_BETTER += ("ece", "brier", "aurc")
+from bndl_hf.uncertainty.measures import MEASURES
+
+# Measures of which less is better; transformers knows "loss" alone.
+_ERRORS = ("loss", "nll", *(name for name, measure in MEASURES.items() if measure.better == "smaller"))
 
 
 @dataclass
@@ -91,8 +92,9 @@ class BNDLTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.dataloader_pin_memory &= torch.cuda.is_available()  # pinning without one only warns
-        if self.metric_for_best_model is not None and self.greater_is_better is None:
-            self.greater_is_better = not self.metric_for_best_model.endswith(_SMALLER_IS_BETTER)
+        metric, greater = self.metric_for_best_model, getattr(self, "greater_is_better", None)
+        if metric is not None and greater is None:
+            self.greater_is_better = not metric.endswith(_ERRORS)
         super().__post_init__()
         if not 0 <= self.kl_warmup_ratio <= 1:
             raise ValueError(f"kl_warmup_ratio={self.kl_warmup_ratio} is a share of the steps; it must lie in [0, 1].")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 from transformers import Trainer
 
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
-from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.collating import FeatureBatch
 from bndl_hf.training.features import FeatureDataset, cached_features
 
@@ -29,12 +28,11 @@ def training_on_features(trainer: Trainer) -> Iterator[None]:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not isinstance(model, BNDLForImageClassification):
         raise ValueError(f"cache_features=True needs a BNDLForImageClassification, not a {type(model).__name__}.")
-    collate = trainer.data_collator
+    collate: Any = trainer.data_collator
+    arguments: Any = trainer.args
 
     def cached(dataset: Any, name: str) -> FeatureDataset:
-        return cached_features(
-            model, dataset, cast(BNDLTrainingArguments, trainer.args), trainer.processing_class, collate, name
-        )
+        return cached_features(model, dataset, arguments, trainer.processing_class, collate, name)
 
     train_dataset: Any = cached(trainer.train_dataset, "train")
     eval_dataset: Any = trainer.eval_dataset

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler, Subset
+from transformers import PretrainedConfig
 from transformers.trainer_utils import has_length
-
-from bndl_hf.model.configuration_bndl import BNDLConfig
 
 
 def known_labels(dataset: Any) -> Tensor | None:
@@ -48,14 +47,14 @@ def all_labels(dataset: Any) -> Tensor:
     labels = known_labels(dataset)
     if labels is not None:
         return labels
-    rows: Any = dataset
     if not has_length(dataset):
         raise ValueError(
             "train_dataset has no length, so its classes cannot be counted; pass a dataset with a length, or leave out "
             "weighted_sampler and class_weights."
         )
+    rows: Any = dataset
     with torch.random.fork_rng():
-        return torch.tensor([_label_of(rows[row], row) for row in range(len(rows))])
+        return torch.tensor([_label_of(rows[index], index) for index in range(len(rows))])
 
 
 def _label_of(row: Any, index: int) -> int:
@@ -102,28 +101,30 @@ def class_weights(given: list[float] | str, counts: Tensor) -> Tensor:
     return (weights / mean).float()
 
 
-def describe_classes(counts: Tensor, config: BNDLConfig) -> str:
+def describe_classes(counts: Tensor, config: PretrainedConfig) -> str:
     """The classes found and their images in one line: each by its name where there are few, else their range.
 
     Example:
         >>> describe_classes(torch.tensor([30, 10]), BNDLConfig(feature_dim=4, id2label={0: "cat", 1: "dog"}))
         '40 training images of 2 classes: cat 30, dog 10'
     """
+    names: Any = config.id2label
     line = f"{int(counts.sum())} training images of {int((counts > 0).sum())} classes"
     if len(counts) <= 12:
-        return f"{line}: " + ", ".join(f"{config.id2label[i]} {n}" for i, n in enumerate(counts.tolist()))
+        return f"{line}: " + ", ".join(f"{names[i]} {n}" for i, n in enumerate(counts.tolist()))
     return f"{line}, {int(counts.min())} to {int(counts.max())} a class"
 
 
-def missing_classes(counts: Tensor, config: BNDLConfig) -> str | None:
+def missing_classes(counts: Tensor, config: PretrainedConfig) -> str | None:
     """A sentence naming the classes without training images, or None where every class has some."""
-    missing = [config.id2label[i] for i in (counts == 0).nonzero().flatten().tolist()]
+    names: Any = config.id2label
+    missing = [names[i] for i in (counts == 0).nonzero().flatten().tolist()]
     if not missing:
         return None
-    names = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    listed = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     return (
-        f"{len(missing)} of {len(counts)} classes have no training image ({names}); the model cannot learn them. Check "
-        "the labels, or make the model with the classes that are there."
+        f"{len(missing)} of {len(counts)} classes have no training image ({listed}); the model cannot learn them. "
+        "Check the labels, or make the model with the classes that are there."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +27,10 @@ def collate_rows(rows: Any) -> dict[str, Any]:
         rows: the rows, or a batch already (a `FeatureDataset` reads whole batches).
 
     Raises:
-        ValueError: images that are not tensors yet, or rows of another form.
+        ValueError: images that are not tensors yet or differ in size, or rows of another form.
     """
-    if isinstance(rows, Mapping):
-        return cast(dict[str, Any], rows)
+    if isinstance(rows, dict):
+        return rows
     first = rows[0]
     if isinstance(first, Mapping):
         if not {"pixel_values", "features"} & set(first):
@@ -38,6 +38,7 @@ def collate_rows(rows: Any) -> dict[str, Any]:
                 f"A row holds {', '.join(map(str, first))}; the model reads pixel_values and labels. Make them with "
                 "dataset.with_transform(...) and the image processor, or pass a data_collator that does."
             )
+        _check_sizes([row["pixel_values"] for row in rows if "pixel_values" in row])
         return default_data_collator(list(rows))
     if not (isinstance(first, Sequence) and not isinstance(first, str) and len(first) == 2):
         raise ValueError(
@@ -50,4 +51,15 @@ def collate_rows(rows: Any) -> dict[str, Any]:
             f"An image is a {type(images[0]).__name__}, not a tensor [3, H, W]; give the dataset a transform that "
             'makes one: transform=lambda image: processor(image, return_tensors="pt")["pixel_values"][0].'
         )
+    _check_sizes(images)
     return {"pixel_values": torch.stack(images), "labels": torch.tensor([int(label) for label in labels])}
+
+
+def _check_sizes(images: Sequence[Any]) -> None:
+    sizes = sorted({tuple(image.shape) for image in images if hasattr(image, "shape")})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"A batch holds images of {len(sizes)} sizes, {list(sizes[0])} and {list(sizes[1])} among them; it needs "
+            'one. Resize them all, or give the image processor a fixed size: processor.size = {"height": 224, "width": '
+            "224}."
+        )

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from bndl_hf.model.backbone_inputs import features_of
@@ -103,7 +103,8 @@ def cached_features(
     _check_rows_repeat(dataset, collate, name)
     key = cache_key(model, dataset, processor, arguments)
     folder = Path(arguments.feature_cache_dir or os.path.join(str(arguments.output_dir), "features")) / key
-    model = nn.Module.to(model, arguments.device).eval()  # `to` as torch types it
+    module: Any = model
+    module.to(arguments.device).eval()
     shards = fill_shards(
         folder,
         dataset,

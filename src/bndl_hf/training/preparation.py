@@ -49,7 +49,8 @@ def note_training_images(trainer: Trainer) -> Tensor | None:
         ValueError: the number of training images is unknown, or the weights do not fit the classes.
     """
     config = trained_decision_layer(trainer.accelerator.unwrap_model(trainer.model)).config
-    dataset, wanted = trainer.train_dataset, getattr(trainer.args, "class_weights", None)
+    arguments: Any = trainer.args
+    dataset, wanted = trainer.train_dataset, arguments.class_weights
     if has_length(dataset):
         config.num_training_images = len(dataset)
     elif config.num_training_images is None:

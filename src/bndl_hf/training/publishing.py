@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
@@ -30,14 +31,12 @@ class HubPublishing(Trainer):
             HubError: the repository is not there and cannot be made; the message says why.
         """
         try:
-            if private is not None:
-                self.args.hub_private_repo = private  # transformers 5.20 has no argument for it
-            super().init_hf_repo(token=token)
+            super().init_hf_repo(token=token, private=private)
         except (HTTPError, HFValidationError, OSError) as error:
-            repo_id = self.args.hub_model_id or str(self.args.output_dir)
+            repo_id = str(self.args.hub_model_id or self.args.output_dir)
             raise hub_error("Making", repo_id, error) from error
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # a Future where it does not block, None in other processes
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -46,13 +45,13 @@ class HubPublishing(Trainer):
         private: bool | None = None,
         results: Mapping[str, Any] | None = None,
         **card_facts: Any,
-    ) -> Any:
+    ) -> CommitInfo | Future | None:
         """Save the model, then publish it with its processor, results and card as one commit.
 
         Args:
             commit_message, blocking, token, revision, private: as in `Trainer.push_to_hub`.
             results: measured figures; None takes those of the last evaluation.
-            **card_facts: base_model, dataset_name, license, split, figures, card: see `bndl_hf.hub.push_to_hub`.
+            **card_facts: base_model, dataset_name, license and more: see `bndl_hf.hub.push_to_hub`.
 
         Returns:
             The commit; a Future of it where `blocking` is False; None in every process but the first.
@@ -75,8 +74,15 @@ class HubPublishing(Trainer):
             "private": self.args.hub_private_repo if private is None else private,
             **card_facts,
         }
-        what: Any = (self.accelerator.unwrap_model(self.model), self.processing_class, self.hub_model_id)
-        return push_to_hub(*what, **arguments) if blocking else HfApi().run_as_future(push_to_hub, *what, **arguments)
+        model, processor, repo_id = self._published
+        if blocking:
+            return push_to_hub(model, processor, repo_id, **arguments)
+        return HfApi().run_as_future(push_to_hub, model, processor, repo_id, **arguments)
+
+    @property
+    def _published(self) -> tuple[Any, Any, Any]:
+        """Model, image processor and repository."""
+        return self.accelerator.unwrap_model(self.model), self.processing_class, self.hub_model_id
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish the model as it stands after a checkpoint.
@@ -89,9 +95,8 @@ class HubPublishing(Trainer):
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
         progress = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
         try:
-            what: Any = (self.accelerator.unwrap_model(self.model), self.processing_class, self.hub_model_id)
             push_to_hub(
-                *what,
+                *self._published,
                 results=self._last_evaluation(),
                 commit_message=f"Training in progress, {progress}",
                 token=self.args.hub_token,

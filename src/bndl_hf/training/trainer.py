@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +66,8 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             are accumulated (Departure: transformers passes the images of a whole step).
         compute_metrics: gets a `BNDLEvalPrediction`: logits whose softmax is the predictive, labels, and beside them
             `probs` and `p_value`.
-        train_dataset, eval_dataset, processing_class, model_init, callbacks: as in `Trainer`.
-        optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in `Trainer`.
+        train_dataset, eval_dataset, processing_class, model_init, callbacks, optimizers, optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics: as in `Trainer`.
 
     Raises:
         TypeError: for arguments that are not `BNDLTrainingArguments`.
@@ -144,6 +144,8 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
                 "BNDLForImageClassification.from_backbone_pretrained(model)."
             )
         if isinstance(model, PosteriorHead):
+            if self.args.activation_checkpointing:
+                raise ValueError("gradient_checkpointing=True, but a decision layer alone has no layers to recompute.")
             vars(model)["main_input_name"] = "features"  # what `include_for_metrics` means by inputs
         else:
             # peft trains a copy of the layer, which came with a copy of its configuration.
@@ -351,8 +353,13 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             )
         finally:
             self.compute_metrics, self._judge = metrics_of_user, None
-        for name, value in judge.measures().items():
-            cast(dict[str, Any], output.metrics).setdefault(f"{metric_key_prefix}_{name}", value)
+        measures, logged = judge.measures(), output.metrics
+        assert logged is not None
+        if measures and self.compute_loss_func is None and type(self).compute_loss is BNDLTrainer.compute_loss:
+            # transformers' mean of batches weighs a short last batch, and padding in several processes, too much.
+            logged[f"{metric_key_prefix}_loss"] = measures["nll"]
+        for name, value in measures.items():
+            logged.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
 

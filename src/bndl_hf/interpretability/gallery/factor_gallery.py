@@ -26,7 +26,7 @@ from bndl_hf.interpretability.identifiability import IdentifiabilityCheck, Ident
 from bndl_hf.interpretability.maps.factor_maps import factor_maps
 from bndl_hf.interpretability.pictures import denormalized_images
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck
-from bndl_hf.model.backbone import evaluation_mode
+from bndl_hf.model.evaluation_view import evaluation_view
 from bndl_hf.plots import factor_sheet, save_figure
 from bndl_hf.plots.style import figure_class
 
@@ -179,14 +179,14 @@ def _look_at_all(model: Any, rows: GalleryRows, top: int, tolerance: float, batc
     purity = FactorPurityCheck(top)
     identifiability = IdentifiabilityCheck(loadings, tolerance)
     is_used = (loadings > 0).any(dim=1)
-    with evaluation_mode(model):
-        for pixel_values, labels in rows.batches(batch_size, progress):
-            output = model(pixel_values.to(model.device))
-            scores, answers = output.factor_scores.cpu(), output.logits.argmax(dim=-1).cpu()
-            evidence += (scores.double() * loadings.T[answers]).sum(0)
-            num_active += (scores > 0).sum(0)
-            purity.update(scores * is_used, answers if labels is None else labels)
-            identifiability.update(scores)
+    model = evaluation_view(model)
+    for pixel_values, labels in rows.batches(batch_size, progress):
+        output = model(pixel_values.to(model.device))
+        scores, answers = output.factor_scores.cpu(), output.logits.argmax(dim=-1).cpu()
+        evidence += (scores.double() * loadings.T[answers]).sum(0)
+        num_active += (scores > 0).sum(0)
+        purity.update(scores * is_used, answers if labels is None else labels)
+        identifiability.update(scores)
     return _Seen(evidence, num_active, purity.report(), identifiability.report())
 
 

@@ -21,7 +21,7 @@ from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, 
 from bndl_hf.interpretability.maps.evidence_maps import POOLED_AVERAGE, evidence_on_grid
 from bndl_hf.interpretability.maps.feature_trace import trace_features
 from bndl_hf.interpretability.maps.token_grid import spread_over_image
-from bndl_hf.model.backbone import evaluation_mode
+from bndl_hf.model.evaluation_view import evaluation_view
 
 
 @dataclass
@@ -111,11 +111,11 @@ def factor_maps(
     check_sees_images(model, pixel_values)
     if factors is not None and target is not None:
         raise ValueError(f"factors={factors} and target={target}: a target only chooses among factors; pass one.")
+    model = evaluation_view(model)
     layer = model.decision_layer
     if factors is not None:
         factors = chosen_factors(factors, len(pixel_values), layer)
-    with evaluation_mode(model):
-        trace = trace_features(model, pixel_values, **backbone_inputs)
+    trace = trace_features(model, pixel_values, **backbone_inputs)
     with torch.autocast(device_type=pixel_values.device.type, enabled=False):
         posterior = layer.score_posterior(trace.features)
         if factors is None:
@@ -157,9 +157,9 @@ def class_maps(
         True
     """
     check_sees_images(model, pixel_values)
+    model = evaluation_view(model)
     layer = model.decision_layer
-    with evaluation_mode(model):
-        trace = trace_features(model, pixel_values, **backbone_inputs)
+    trace = trace_features(model, pixel_values, **backbone_inputs)
     with torch.autocast(device_type=pixel_values.device.type, enabled=False):
         posterior = layer.score_posterior(trace.features)
         explained = largest_parts(posterior, layer, target, top_k=1)

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from bndl_hf.interpretability.checks import decision_layer_of
-from bndl_hf.model.backbone import evaluation_mode
+from bndl_hf.model.evaluation_view import evaluation_view
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 
 # Standard deviation of the blur as a share of the shorter side: coarse shapes stay, what a factor could be does not.
@@ -111,8 +111,7 @@ def factor_score(model: BNDLForImageClassification, factors: Tensor | int) -> Ca
     factors = _indices(factors, len(decision_layer_of(model).raw_loadings), "factors")
 
     def evaluate(pixel_values: Tensor) -> Tensor:
-        with evaluation_mode(model):
-            return _pick(model(pixel_values).factor_scores, factors)
+        return _pick(evaluation_view(model)(pixel_values).factor_scores, factors)
 
     return evaluate
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, largest_parts
 from bndl_hf.interpretability.maps.token_grid import token_grid
-from bndl_hf.model.backbone import evaluation_mode
+from bndl_hf.model.evaluation_view import evaluation_view
 from bndl_hf.model.weibull import WeibullPosterior
 
 
@@ -84,8 +84,9 @@ def gradcam_on_grid(
     Raises:
         ValueError: for a backbone without a map of two positions or more.
     """
+    model = evaluation_view(model)
     device_type, layer = pixel_values.device.type, model.decision_layer
-    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
+    with torch.inference_mode(False), torch.enable_grad():
         pixel_values = pixel_values.detach().clone().requires_grad_()  # a frozen backbone has no other gradient
         output = model._run_backbone(pixel_values, output_hidden_states=True, **backbone_inputs)
         with torch.autocast(device_type=device_type, enabled=False):

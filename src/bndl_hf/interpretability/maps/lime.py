@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, largest_parts
-from bndl_hf.model.backbone import evaluation_mode
+from bndl_hf.model.evaluation_view import evaluation_view
 from bndl_hf.model.weibull import WeibullPosterior
 
 # Width of the exponential kernel on the cosine distance of which super-pixels are shown: Ribeiro et al.'s for images.
@@ -105,7 +105,8 @@ def lime_factor(
             "al. take 1000), and a batch 1 or more."
         )
     Lime, SkLearnRidge = _captum()
-    with torch.no_grad(), evaluation_mode(model):
+    model = evaluation_view(model)
+    with torch.no_grad():
         factor, whole = _factor_and_score(model, images, factor)
         segments = _numbered(_superpixels(images[0], num_segments) if segments is None else segments, images)
         M = int(segments.max()) + 1

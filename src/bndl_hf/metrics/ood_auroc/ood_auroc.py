@@ -25,8 +25,8 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one score for each image, higher = more out-of-distribution, or its C probabilities (or logits with
-        from_logits=True), which are scored by 1 - the largest.
+    predictions: one score for each image, higher for images more likely out of distribution, or its C probabilities (or
+        logits with from_logits=True), which are scored by 1 - the largest.
     references: 1 for an image that is out of distribution, 0 for one that is not.
     positive (str): "out" or "in": the side that fpr95 and aupr call positive.
     from_logits (bool): take the softmax of `predictions` first.
