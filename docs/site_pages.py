@@ -67,7 +67,7 @@ def _public_names(package: Path) -> list[str]:
 class DocstringsAsMarkdown(griffe.Extension):
     """Docstrings are written to be read in a terminal; some of their habits mean something else in Markdown."""
 
-    # "    low, high: ..." with its further lines, over which the names may run, too; a type in brackets may stand before the colon.
+    # "    low, high: ..." with its further lines; names may run over a line; a type may stand before the colon.
     PAIR = re.compile(r"^( {4,})([*\w]+(?:,\s+[*\w]+)+)((?: \(.*?\))?: .*(?:\n\1 +.*)*)", flags=re.MULTILINE)
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
