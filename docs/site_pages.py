@@ -67,8 +67,8 @@ def _public_names(package: Path) -> list[str]:
 class DocstringsAsMarkdown(griffe.Extension):
     """Docstrings are written to be read in a terminal; some of their habits mean something else in Markdown."""
 
-    # "    low, high: ..." with its further lines; a type in brackets may stand before the colon.
-    PAIR = re.compile(r"^( {4,})([*\w]+(?:, [*\w]+)+)((?: \(.*?\))?: .*(?:\n\1 +.*)*)", flags=re.MULTILINE)
+    # "    low, high: ..." with its further lines; names may run over a line; a type may stand before the colon.
+    PAIR = re.compile(r"^( {4,})([*\w]+(?:,\s+[*\w]+)+)((?: \(.*?\))?: .*(?:\n\1 +.*)*)", flags=re.MULTILINE)
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         """Examples as code, "[B, K] [C]" not as a link, types without backticks, "low, high: ..." as two entries."""
@@ -78,7 +78,7 @@ class DocstringsAsMarkdown(griffe.Extension):
 
     @staticmethod
     def _one_by_one(pair: re.Match[str]) -> str:
-        return "\n".join(f"{pair[1]}{name}{pair[3]}" for name in pair[2].split(", "))
+        return "\n".join(f"{pair[1]}{name}{pair[3]}" for name in re.split(r",\s+", pair[2]))
 
     @staticmethod
     def _as_markdown(line: str) -> str:
