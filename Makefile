@@ -3,6 +3,9 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# The tested versions; `make ... CONSTRAINTS=` takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
+PINS := $(addprefix -c ,$(CONSTRAINTS))
 # uv does not read pip's find-links; hand a local wheel folder on to it.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Packages are installed uncompiled; let the first import keep its bytecode, or every process compiles them again.
@@ -13,13 +16,13 @@ help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) (once; again only when pyproject.toml or constraints.txt change)"
+	@echo "Setting up $(VENV) (once; again only when pyproject.toml or constraints.txt changes)"
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"; \
+		uv pip install --quiet --python $(BIN)/python $(PINS) -e ".[dev]"; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PINS) -e ".[dev]"; \
 	fi
 	@touch $@
 
@@ -51,11 +54,11 @@ wheel:  ## build the wheel in dist/, install it into an empty environment and us
 	@if command -v uv >/dev/null 2>&1; then \
 		uv build --quiet --wheel --out-dir dist && \
 		uv venv --quiet --python $(PYTHON) build/empty && \
-		uv pip install --quiet --python build/empty/bin/python -c constraints.txt dist/*.whl; \
+		uv pip install --quiet --python build/empty/bin/python $(PINS) dist/*.whl; \
 	else \
 		$(PYTHON) -m venv build/empty && \
 		build/empty/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist . && \
-		build/empty/bin/python -m pip install --quiet --no-compile -c constraints.txt dist/*.whl; \
+		build/empty/bin/python -m pip install --quiet --no-compile $(PINS) dist/*.whl; \
 	fi
 	cd build && empty/bin/python -I ../tests/use_installed.py
 

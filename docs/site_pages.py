@@ -49,9 +49,8 @@ def on_post_build(config: MkDocsConfig) -> None:
     """Check that every public class and function of a room stands on the room's page."""
     for room in sorted((REPOSITORY / "src" / "bndl_hf").glob("*/__init__.py")):
         page = Path(config.site_dir, "api", room.parent.name, "index.html")
-        entries = (
-            set(re.findall(r'id="bndl_hf[\w.]*\.(\w+)"', page.read_text(encoding="utf-8"))) if page.exists() else set()
-        )
+        html = page.read_text(encoding="utf-8") if page.exists() else ""
+        entries = set(re.findall(r'id="bndl_hf[\w.]*\.(\w+)"', html))
         missing = [name for name in _public_names(room) if name not in entries]
         if missing:
             raise PluginError(f"docs/api/{room.parent.name}.md does not show {', '.join(missing)}")
@@ -68,8 +67,8 @@ def _public_names(package: Path) -> list[str]:
 class DocstringsAsMarkdown(griffe.Extension):
     """Docstrings are written to be read in a terminal; some of their habits mean something else in Markdown."""
 
-    # "    low, high: ..." with its further lines; a type in brackets may stand before the colon.
-    PAIR = re.compile(r"^( {4,})([*\w]+(?:, [*\w]+)+)((?: \(.*?\))?: .*(?:\n\1 +.*)*)", flags=re.MULTILINE)
+    # "    low, high: ..." with its further lines; names may run over a line; a type may stand before the colon.
+    PAIR = re.compile(r"^( {4,})([*\w]+(?:,\s+[*\w]+)+)((?: \(.*?\))?: .*(?:\n\1 +.*)*)", flags=re.MULTILINE)
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         """Examples as code, "[B, K] [C]" not as a link, types without backticks, "low, high: ..." as two entries."""
@@ -79,7 +78,7 @@ class DocstringsAsMarkdown(griffe.Extension):
 
     @staticmethod
     def _one_by_one(pair: re.Match[str]) -> str:
-        return "\n".join(f"{pair[1]}{name}{pair[3]}" for name in pair[2].split(", "))
+        return "\n".join(f"{pair[1]}{name}{pair[3]}" for name in re.split(r",\s+", pair[2]))
 
     @staticmethod
     def _as_markdown(line: str) -> str:

@@ -12,19 +12,18 @@ r"""Turn a checkpoint of the BNDL authors' code into a folder that AutoModelForI
 A ViT (vit.*, classifier.linear*) becomes preset="released", a ResNet with torchvision's names (conv1, layer1.0.conv1,
 ..., fc, linear_k, linear_kw) preset="released_resnet". The ResNets for CIFAR start with a 3x3 convolution, which no
 ResNet of transformers has: convert their decision layer alone with --head_only and open it with
-bndl_hf.released.conversion.load_decision_layer. No code in the checkpoint is run. Nothing is written when anything
+bndl_hf.released.load_decision_layer. No code in the checkpoint is run. Nothing is written when anything
 is wrong.
 """
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from bndl_hf.hub.labels import KNOWN_LABELS, read_labels
-from bndl_hf.released.conversion import Conversion, convert_released_checkpoint
+from bndl_hf.released import KNOWN_LABELS, Conversion, convert_released_checkpoint, read_labels
+from bndl_hf.utils.command_line import HelpFormatter, run
 
 
 @dataclass
@@ -79,11 +78,11 @@ def summary(conversion: Conversion) -> str:
         heads = getattr(config.backbone_config, "num_attention_heads", None)
         lines.append(f"attention heads: {heads} (no weight tells; check them)")
     if conversion.left_out:
-        lines.append(f"left out: {len(conversion.left_out)} weights that are no part of it")
+        lines.append(f"left out: {len(conversion.left_out)} weights that are not part of it")
     if config.id2label[0] == "LABEL_0":
         lines.append("the classes have no names; pass --labels to give them theirs")
     if conversion.backbone is None:
-        lines.append(f"open it with bndl_hf.released.conversion.load_decision_layer({str(conversion.output_dir)!r})")
+        lines.append(f"open it with bndl_hf.released.load_decision_layer({str(conversion.output_dir)!r})")
     else:
         lines.append(f"open it with AutoModelForImageClassification.from_pretrained({str(conversion.output_dir)!r})")
     return "\n  ".join(lines)
@@ -91,7 +90,7 @@ def summary(conversion: Conversion) -> str:
 
 def main(argv: list[str] | None = None) -> Conversion:
     """Parse the command line and convert."""
-    parser = HfArgumentParser(ConvertArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = HfArgumentParser(ConvertArguments, description=__doc__, formatter_class=HelpFormatter)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     processor_fields = {name: getattr(arguments, name) for name in ("image_size", "image_mean", "image_std")}
     conversion = convert_released_checkpoint(
@@ -111,7 +110,4 @@ def main(argv: list[str] | None = None) -> Conversion:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    run(main)

@@ -34,7 +34,6 @@ from bndl_hf.utils.results import describe_environment, write_json
 
 IMAGE_SIZE = 32  # pixels; the ResNet's first layers halve an image twice
 NUM_FACTORS = 32
-NUM_DRAWS = 20  # S, the paper's value, App. A.1
 
 
 @dataclass
@@ -88,19 +87,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     correct, certain = prediction.predicted_labels == labels, prediction.is_certain
     results: dict[str, Any] = {
         **summarize(prediction.probs, labels, prediction.p_value, model.config.certainty_threshold),
-        "share_certain": certain.float().mean().item(),
-        "num_certain": int(certain.sum()),
+        "share_certain": share(certain),
         "accuracy_certain": share(correct[certain]),
         "accuracy_uncertain": share(correct[~certain]),
         "sparsity": model.decision_layer.sparsity(),
         "num_active_factors": int((loadings > 1e-5).any(dim=1).sum()),
         "median_factors_per_answer": (parts > 0).sum(dim=1).median().item(),
         "num_factors": model.config.num_factors,
-        "num_classes": model.config.num_labels,
         "num_parameters": num_parameters,
         "num_samples": model.config.num_samples,
         "threshold": model.config.certainty_threshold,
-        "cost": measure_cost(model, pixel_values, NUM_DRAWS),
+        "cost": measure_cost(model, pixel_values),
         "evaluated_on": data.sources["test"],
         "num_images": len(labels),
         "num_training_images": len(data.train),
@@ -112,8 +109,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
 
     figures = ["predictions.png"] if arguments.figure else []
-    if arguments.figure:
-        draw(model, pixel_values, labels, output_dir / figures[0])
+    for name in figures:
+        draw(model, pixel_values, labels, data.label_names, output_dir / name)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     write_json(output_dir / "results.json", results)
@@ -203,16 +200,14 @@ class LossInProgress(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
 
 
-def measure_cost(
-    model: BNDLForImageClassification, pixel_values: Tensor, num_draws: int, repeats: int = 10
-) -> dict[str, float]:
+def measure_cost(model: BNDLForImageClassification, pixel_values: Tensor, repeats: int = 10) -> dict[str, float]:
     """Median processor seconds for all images: the ResNet with a dense last layer, predict, and predict with draws."""
     dense = AutoModelForImageClassification.from_config(model.config.backbone_config).eval()
     dense.load_state_dict(model.backbone.state_dict(), strict=False)  # all but the last layer
     runs: dict[str, Callable[[], Any]] = {
         "dense": lambda: dense(pixel_values),
         "exact": lambda: model.predict(pixel_values),
-        "monte_carlo": lambda: model.predict(pixel_values, method="monte_carlo", num_samples=num_draws),
+        "monte_carlo": lambda: model.predict(pixel_values, method="monte_carlo"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with torch.no_grad():
@@ -226,11 +221,10 @@ def measure_cost(
     return {
         **{f"{name}_seconds": median for name, median in medians.items()},
         **{f"{name}_ratio": median / medians["dense"] for name, median in medians.items()},
-        "num_draws": float(num_draws),
     }
 
 
-def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor, path: Path) -> None:
+def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor, names: list[str], path: Path) -> None:
     """The surest and the least sure test images, as the model sees them, with the parts of each decision."""
     prediction = model.predict(pixel_values)
     evidence = model.explain(pixel_values, target=prediction.predicted_labels, top_k=5)
@@ -245,7 +239,7 @@ def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor
         evidence.factors,
         evidence.rest,
         evidence.bias,
-        label_names=[model.config.id2label[c] for c in range(model.config.num_labels)],
+        label_names=names,
         threshold=model.config.certainty_threshold,
         title="What a BNDL classifier is sure of, and what it is not",
     )
@@ -254,42 +248,37 @@ def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor
 
 def share(correct: Tensor) -> float | None:
     """Fraction that is True; None of nothing."""
-    return correct.float().mean().item() if len(correct) else None
+    return correct.double().mean().item() if len(correct) else None
 
 
 def summary(results: dict[str, Any]) -> str:
     """Everything that was measured, on one screen."""
-    n, num_certain, cost = results["num_images"], results["num_certain"], results["cost"]
+    n, K, cost = results["num_images"], results["num_factors"], results["cost"]
+    certain = f"S = {results['num_samples']}, p < {results['threshold']:g}"
+
+    def line(label: str, value: Any, meaning: str) -> str:
+        return f"  {label:<26}{value:>8}  {meaning}"
 
     def measured(name: str) -> str:
-        measure = MEASURES[name]
-        return f"  {measure.label:<20}{measure.write(results[name]):>9}  {measure.describe()}"
-
-    def verdict(word: str, count: int, accuracy: float | None) -> str:
-        return f"  {word:<20}{count:>7} images" + (
-            f", {100 * accuracy:.1f} % of them right" if accuracy is not None else ""
-        )
+        return line(MEASURES[name].label, MEASURES[name].write(results[name]), MEASURES[name].describe())
 
     def timing(what: str, name: str) -> str:
-        return f"  {what:<20}{1e3 * cost[f'{name}_seconds']:>7.1f} ms     {cost[f'{name}_ratio']:.2f} times"
+        return line(what, f"{1e3 * cost[f'{name}_seconds']:.1f} ms", f"{cost[f'{name}_ratio']:.2f} times")
 
     return "\n".join(
         [
             f"\nOn {n} test images, with one exact prediction each",
             *map(measured, ("accuracy", "negative_log_likelihood", "expected_calibration_error", "pavpu")),
-            "\nIs it right when it says that it is certain?",
-            verdict("certain", num_certain, results["accuracy_certain"]),
-            verdict("uncertain", n - num_certain, results["accuracy_uncertain"]),
+            f"\nIs it right when it says that it is certain ({certain})?",
+            *map(measured, ("share_certain", "accuracy_certain", "accuracy_uncertain")),
             "\nWhat a decision is made of: non-negative parts",
-            f"  {'active factors':<20}{results['num_active_factors']:>7} of {results['num_factors']}",
-            f"  {'non-zero loadings':<20}{100 * results['sparsity']:>7.1f} % of {results['num_factors']} x "
-            f"{results['num_classes']}",
-            f"  {'factors per answer':<20}{results['median_factors_per_answer']:>7} of {results['num_factors']}, "
-            "the median",
+            line("Active factors", results["num_active_factors"], f"of {K}"),
+            line("Factors per answer", results["median_factors_per_answer"], f"of {K}, the median"),
+            measured("sparsity"),
             f"\nWhat uncertainty costs (processor time for {n} images at once, median of 10)",
-            timing("dense last layer", "dense"),
+            timing("Dense last layer", "dense"),
             timing("BNDL, exact", "exact"),
-            timing(f"BNDL, {cost['num_draws']:.0f} draws", "monte_carlo"),
+            timing(f"BNDL, {results['num_samples']} draws", "monte_carlo"),
         ]
     )
 
@@ -299,7 +288,6 @@ def ending(output_dir: str, figures: list[str]) -> str:
     files = ", ".join([*figures, "results.json", "README.md"])
     return (
         f"\nModel, processor, {files} are in {output_dir}"
-        + (f"\nLook at {Path(output_dir) / figures[0]}" if figures else "")
         + "\n\nLoad it:"
         + "\n  import bndl_hf; from transformers import AutoImageProcessor, AutoModelForImageClassification"
         + f'\n  model = AutoModelForImageClassification.from_pretrained("{output_dir}")'

@@ -8,8 +8,8 @@ r"""Look inside a trained BNDL classifier: what its factors stand for, and what 
 Writes below --output_dir: gallery.html, one page that needs no other file, with every active factor, the images that
 show it most, where they show it, and the classes it feeds; gallery.png, its first factors as a picture; and
 explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in numbers. For each of
---images and --rows it adds NAME_parts.png, the parts of the decision; NAME_gap.png, those of the gap to the
-runner-up; and NAME_maps.png, where the factors of the gap's largest parts find their evidence.
+--images and --rows it adds NAME_contributions.png, what the factors add to the answer's logit; NAME_gap.png, what they
+add to the gap to the runner-up; and NAME_maps.png, where the factors of the gap find their evidence.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from PIL import Image
-from torch import Tensor
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification, plots
@@ -38,9 +37,13 @@ from bndl_hf.interpretability import (
     lime_factor,
     sparsity_report,
 )
+from bndl_hf.model.evidence import Decomposition
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -58,10 +61,10 @@ class ExplainArguments:
     rows: list[int] = field(
         default_factory=list, metadata={"help": "Images of the dataset to explain likewise, by the gallery's numbers."}
     )
-    top_k: int = field(default=5, metadata={"help": "Parts of a decision that are named."})
+    top_k: int = field(default=5, metadata={"help": "Contributions to a decision that are named."})
     lime: bool = field(
         default=False,
-        metadata={"help": "Beside the maps, LIME for the largest part of each gap (1,000 passes)."},
+        metadata={"help": "Beside the maps, LIME for the largest contribution to each gap (1,000 passes)."},
     )
     tolerance: float = field(
         default=1e-3, metadata={"help": "Share of an image's scores that other factors may have in Prop. 1's window."}
@@ -93,18 +96,16 @@ def make_gallery(
 
 def in_numbers(gallery: FactorGallery, model: Any) -> dict[str, Any]:
     """What the gallery says without its pictures, and the two reports."""
-    sparsity, certified, purity = sparsity_report(model), gallery.identifiability, gallery.purity
+    loadings, certified, purity = sparsity_report(model), gallery.identifiability, gallery.purity
     pure = None if purity is None else purity.purity[purity.num_top > 0]
     return {
         "num_images": gallery.num_images,
         "num_factors": gallery.num_factors,
         "num_active_factors": gallery.num_active,
         "maps": {"method": gallery.method, "exact": gallery.exact},
-        "sparsity": {
-            "nonzero_loadings": sparsity.nonzero,
-            "loadings_per_class": sparsity.per_class.tolist(),
-            "unused_factors": int(sparsity.is_unused.sum()),
-        },
+        "sparsity": loadings.sparsity,
+        "factors_per_class": loadings.factors_per_class.tolist(),
+        "num_unused_factors": int(loadings.is_unused.sum()),
         "purity": None
         if purity is None or pure is None
         else {"mean": pure.mean().item(), "chance": purity.chance, "top": purity.top},
@@ -134,7 +135,7 @@ def read_images(paths: list[str], rows: list[int], test: Dataset, image_column: 
     """Files and rows of the dataset, by the name of their figures.
 
     Raises:
-        ValueError: a file is no image, there is no such row, or two would have figures of one name.
+        ValueError: a file is not an image, there is no such row, or two would have figures of one name.
     """
     if outside := [row for row in rows if not 0 <= row < len(test)]:
         raise ValueError(f"--rows {outside[0]} is not there; the dataset has rows 0 to {len(test) - 1}.")
@@ -150,7 +151,7 @@ def read_images(paths: list[str], rows: list[int], test: Dataset, image_column: 
 
 
 def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, model: Any, processor: Any) -> list[Path]:
-    """Print what one decision consists of, and draw its parts and where they lie."""
+    """Print what one decision consists of, and draw its contributions and where they lie."""
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)
     top_k = min(arguments.top_k, model.config.num_factors)
     prediction = model.predict(pixel_values)
@@ -159,23 +160,21 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
     answer, other = names[why.target.item()], names[why.contrast.against.item()]
     surety = "certain" if prediction.is_certain.item() else "uncertain"
     print(f"\n{name}: {answer} with {prediction.probs.max():.1%}, {surety} (p = {prediction.p_value.item():.2g})")
-    for factor, part, std, share in zip(
+    for factor, contribution, std, share in zip(
         why.factors[0].tolist(), why.contributions[0], why.contribution_std[0], why.share[0], strict=True
     ):
-        print(f"  factor {factor:<5}{part:8.2f} +- {std:.2f}{share:8.1%}")
-    for words, value in (("rest", why.rest), ("bias", why.bias), ("logit", why.total)):
+        print(f"  factor {factor:<5}{contribution:8.2f} +- {std:.2f}{share:8.1%}")
+    for words, value in (("rest", why.rest), ("bias", why.bias), ("total", why.total)):
         print(f"  {words:<12}{value.item():8.2f}")
     gap = why.contrast
-    parts = waterfall(why, why.contributions, why.contribution_std, why.total_std, "logit", f"Why {answer}?")
-    against = waterfall(
-        gap, gap.contributions, gap.contribution_std, gap.total_std, "gap", f"Why {answer} and not {other}?"
-    )
+    contributions = waterfall(why, "logit", f"Why {answer}?")
+    against = waterfall(gap, "gap", f"Why {answer} and not {other}?")
     num_shown = max(1, int((gap.contributions != 0).sum()))  # silent factors have no place
     found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
     shown = list(found.maps[0].cpu())
     captions = [
-        f"factor {k}: {part:+.2f}".replace("-", "−")
-        for k, part in zip(found.factors[0], gap.contributions[0, :num_shown], strict=True)
+        f"factor {k}: {contribution:+.2f}".replace("-", "−")
+        for k, contribution in zip(found.factors[0], gap.contributions[0, :num_shown], strict=True)
     ]
     if arguments.lime:
         lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)
@@ -189,20 +188,20 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
     )
     return [
         plots.save_figure(figure, Path(arguments.output_dir) / f"{name}_{kind}.png")
-        for kind, figure in (("parts", parts), ("gap", against), ("maps", maps))
+        for kind, figure in (("contributions", contributions), ("gap", against), ("maps", maps))
     ]
 
 
-def waterfall(why: Any, parts: Tensor, part_std: Tensor, total_std: Tensor, total: str, title: str) -> Any:
-    """The figure of one image's `Evidence` or `Contrast`, whose names for parts and total differ."""
+def waterfall(why: Decomposition, total: str, title: str) -> Figure:
+    """The figure of one image's logit or gap; `total` is what it is called."""
     return plots.waterfall_plot(
-        parts[0].cpu(),
+        why.contributions[0].cpu(),
         why.rest.item(),
         why.bias.item(),
         why.factors[0].cpu(),
-        part_std[0].cpu(),
+        why.contribution_std[0].cpu(),
         why.rest_std.item(),
-        total_std.item(),
+        why.total_std.item(),
         total=total,
         title=title,
     )

@@ -9,6 +9,13 @@ r"""Give an image classifier a Bayesian non-negative decision layer and train it
     python scripts/finetune.py --model_type vit --config_overrides '{"hidden_size": 192, "num_hidden_layers": 6}' \
         --image_size 32 --dataset_name uoft-cs/cifar10 --learning_rate 1e-3 --output_dir outputs/vit-small
 
+    python scripts/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset_name ./images \
+        --validation_fraction 0.15 --early_stopping_patience 3 --class_weights balanced --output_dir outputs/vit
+
+The last one holds 15 % of the training images out, stops when three evaluations in a row bring no smaller loss on them,
+keeps the best model, and lets every class count the same, however many images it has. Photographs of few kinds (some
+hundreds of images) want more epochs: a new decision layer needs some 200 optimizer steps, and the script says so.
+
 A run that was interrupted goes on from its last whole checkpoint when started again with the same command.
 --push_to_hub --hub_model_id alice/vit-bndl publishes every saved checkpoint and, at the end, the model with its
 results; scripts/publish.py does it later, and shows beforehand what would be sent.
@@ -16,6 +23,7 @@ results; scripts/publish.py does it later, and shows beforehand what would be se
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -23,7 +31,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, HfArgumentParser, set_seed
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    PretrainedConfig,
+    set_seed,
+)
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
@@ -31,8 +48,10 @@ from bndl_hf.data.classes import known_classes
 from bndl_hf.data.image_dataset import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
 from bndl_hf.hub import create_model_card
 from bndl_hf.training.arguments import HEAD_DEFAULTS
-from bndl_hf.training.checkpoints import last_checkpoint
-from bndl_hf.utils.command_line import HelpFormatter, run
+from bndl_hf.training.checkpoint_folders import last_checkpoint
+from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
+from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
+from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
 logger = logging.get_logger(__name__)
@@ -120,6 +139,19 @@ class RunArguments:
     """How the run starts and what it leaves."""
 
     restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations without a better --metric_for_best_model (the loss on the "
+            "validation images unless you name another), and keep the best model. Needs validation images."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(
+                f"--early_stopping_patience {self.early_stopping_patience} would stop before it starts; pass 1 or more."
+            )
 
 
 def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLForImageClassification, Any]:
@@ -141,7 +173,7 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
             )
         overrides = {k: v for k, v in arguments.config_fields().items() if k != "preset"}  # it is built as it was
         return BNDLForImageClassification.from_pretrained(name, **overrides), processor
-    model = BNDLForImageClassification.from_backbone_pretrained(
+    model: Any = BNDLForImageClassification.from_backbone_pretrained(
         name, id2label=id2label, warm_start=arguments.warm_start, **arguments.config_fields()
     )
     return model, processor
@@ -149,13 +181,14 @@ def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLF
 
 def scratch_config(arguments: ModelArguments) -> Any:
     """The configuration of an architecture trained from scratch."""
-    if arguments.model_type not in CONFIG_MAPPING:
+    if arguments.model_type is None or arguments.model_type not in CONFIG_MAPPING:
         raise ValueError(f"--model_type {arguments.model_type} is unknown; try vit, resnet, convnext, swin or dinov2.")
     try:
         overrides = json.loads(arguments.config_overrides)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"--config_overrides {arguments.config_overrides!r} is no JSON ({error}); write '{{\"hidden_size\": 192}}'."
+            f"--config_overrides {arguments.config_overrides!r} is not JSON ({error}); write "
+            "'{\"hidden_size\": 192}'."
         ) from error
     config_class = CONFIG_MAPPING[arguments.model_type]
     known = {f.name for f in fields(config_class)}
@@ -174,11 +207,33 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingA
         description=__doc__,
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(**FINETUNE_DEFAULTS)
+    parser.set_defaults(**FINETUNE_DEFAULTS, **choosing_defaults(argv))
     if "--cache_features" in argv:
         ours = {"freeze_backbone": True, "per_device_eval_batch_size": FINETUNE_DEFAULTS["per_device_eval_batch_size"]}
         parser.set_defaults(**{**HEAD_DEFAULTS, **ours})
     return parser.parse_args_into_dataclasses(argv)
+
+
+def choosing_defaults(argv: list[str]) -> dict[str, Any]:
+    """Defaults that go with validation images: evaluate whenever a checkpoint is saved; keep the best where asked."""
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    names = ("validation_fraction", "validation_split", "early_stopping_patience", "save_strategy", "save_steps")
+    for name in names:
+        given.add_argument(f"--{name}")
+    given.add_argument("--load_best_model_at_end", nargs="?", const="True")
+    values = vars(given.parse_known_args(argv)[0])
+    stops_early = values["early_stopping_patience"] is not None
+    keeps_best = stops_early or (values["load_best_model_at_end"] or "false").lower() in ("true", "1", "yes")
+    if not (keeps_best or values["validation_fraction"] or values["validation_split"]):
+        return {}
+    strategy = values["save_strategy"] if values["save_strategy"] in ("steps", "epoch") else "epoch"
+    defaults: dict[str, Any] = {"eval_strategy": strategy}
+    if strategy == "steps" and values["save_steps"]:
+        defaults["eval_steps"] = float(values["save_steps"])
+    if stops_early:
+        # ... and a run that is resumed has not forgotten for how long there was nothing better.
+        defaults.update(load_best_model_at_end=True, restore_callback_states_from_checkpoint=True)
+    return defaults
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -193,26 +248,40 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     names = known_classes(config) if config is not None and config.model_type == "bndl" else None
     with arguments.main_process_first(desc="reading the dataset"):
         dataset = load_image_dataset(data_arguments, label_names=names)
+    if dataset.validation is None and arguments.eval_strategy != "no":
+        strategy = IntervalStrategy(arguments.eval_strategy).value
+        raise ValueError(
+            f"{data_arguments.dataset_name} has no validation images, and --eval_strategy {strategy}, which early "
+            "stopping and the best model need, evaluates on them; pass --validation_fraction 0.1 to hold some of the "
+            "training images out."
+        )
     model, processor = build_model(model_arguments, dataset)
     augmentation = "none" if arguments.cache_features else data_arguments.augmentation
+    train_dataset = dataset.with_pixel_values("train", processor, augmentation=augmentation)
+    if arguments.process_index == 0:
+        print(describe_images(dataset, train_dataset, model.config))
     if dataset.validation is not None and arguments.eval_strategy == "no":
         arguments.eval_strategy = "epoch"
     trainer = BNDLTrainer(
         model=model,
         args=arguments,
-        train_dataset=dataset.with_pixel_values("train", processor, augmentation=augmentation),
+        train_dataset=train_dataset,
         eval_dataset=None if dataset.validation is None else dataset.with_pixel_values("validation", processor),
         data_collator=collate,
         processing_class=processor,
+        callbacks=[EarlyStoppingCallback(patience)] if (patience := run_arguments.early_stopping_patience) else None,
     )
     checkpoint = (
-        None if run_arguments.restart else arguments.resume_from_checkpoint or last_checkpoint(arguments.output_dir)
+        None
+        if run_arguments.restart
+        else arguments.resume_from_checkpoint or last_checkpoint(str(arguments.output_dir))
     )
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}; pass --restart to start afresh.")
     train = trainer.train(resume_from_checkpoint=checkpoint)
     train_seconds = time.perf_counter() - started
 
+    trainer.remove_callback(EarlyStoppingCallback)  # the test images decide nothing
     trainer.save_model(_internal_call=True)  # published below, once its results are known
 
     part = next((p for p in ("test", "validation") if getattr(dataset, p) is not None), None)
@@ -222,11 +291,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
     results = {
         **metrics,
-        "evaluated_on": dataset.sources.get(part) if part else None,
+        "evaluated_on": public_text(dataset.sources[part]) if part else None,
         "train_seconds": train_seconds,
         "train_loss": train.training_loss,
         "num_parameters": sum(p.numel() for p in model.parameters()),
-        "command": "scripts/finetune.py " + " ".join(argv),
+        "command": recorded_command("scripts/finetune.py", argv),
         "seed": arguments.seed,
         "environment": {**describe_environment(), "processes": arguments.world_size},
     }
@@ -244,21 +313,34 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             dataset_name=data_arguments.dataset_name,
         )
     if trainer.is_world_process_zero():
-        print_summary(results, arguments.output_dir)
+        print_summary(results, str(arguments.output_dir))
     if isinstance(commit, CommitInfo):
         print(f"Published: {commit.commit_url}")
     return results
 
 
+def describe_images(dataset: ImageDataset, train_dataset: Any, config: PretrainedConfig) -> str:
+    """How many images there are to learn from, of which classes, and how many to choose and to judge on."""
+    labels = known_labels(train_dataset)
+    assert labels is not None
+    parts = {"validation": dataset.validation, "test": dataset.test}
+    held_out = [f"{len(part)} {name} images" for name, part in parts.items() if part is not None]
+    line = describe_classes(count_classes(labels, len(dataset.label_names)), config)
+    return line + (f" (and {', '.join(held_out)})" if held_out else "")
+
+
 def print_summary(results: dict[str, Any], output_dir: str) -> None:
     """What was measured and where it lies."""
-    names = ("accuracy", "nll", "ece", "brier", "aurc", "pavpu", "sparsity", "train_seconds")
+    speed = ("_per_second", "_time", "runtime", "epoch")
+    measured = {n: value for n, value in results.items() if isinstance(value, float) and not n.endswith(speed)}
     print(f"\nOn {results['evaluated_on']}:" if results["evaluated_on"] else "\nNo split to evaluate on.")
-    for name in names:
-        if name in results:
-            print(f"  {name:<14}{results[name]:.4f}")
+    for name, value in measured.items():
+        print(f"  {name:<{max(map(len, measured))}}  {value:.4f}")
     print(f"Model, processor, results.json and README.md are in {output_dir}")
 
 
 if __name__ == "__main__":
-    run(main)
+    try:
+        run(main)
+    except KeyboardInterrupt:  # the Trainer has said how to go on
+        raise SystemExit(130) from None

@@ -5,9 +5,9 @@ r"""Publish a trained BNDL classifier on the Hub: weights, code, image processor
     python scripts/publish.py --model_name_or_path outputs/mine --repo_id alice/vit-bndl \
         --base_model google/vit-base-patch16-224 --dataset_name uoft-cs/cifar10 --license apache-2.0
 
---dry_run lists exactly what would be uploaded and asks nobody. results.json and README.md are taken from the model's
-folder when they are there (finetune.py writes both); paths and tokens never leave this machine. Log in first with
-`hf auth login`, or set HF_TOKEN.
+--dry_run lists exactly what would be uploaded and makes no network call. results.json and README.md are taken from the
+model's folder when they are there (finetune.py writes both); paths and tokens never leave this machine. Log in first
+with `hf auth login`, or set HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class PublishArguments:
     base_model: str | None = field(default=None, metadata={"help": "For a new card: the classifier that was wrapped."})
     dataset_name: str | None = field(default=None, metadata={"help": "For a new card: the data it was trained on."})
     license: str | None = field(default=None, metadata={"help": "For a new card, e.g. apache-2.0."})
+    language: list[str] | None = field(default=None, metadata={"help": "For a new card: of the class names, e.g. en."})
+    tags: list[str] | None = field(default=None, metadata={"help": "For a new card, beside those of every BNDL model."})
     private: bool = field(
         default=False, metadata={"help": "Make the repository private; without it, as your account is set."}
     )
@@ -60,7 +62,9 @@ def gather(arguments: PublishArguments) -> dict[str, Any]:
     """The arguments `push_to_hub` and `list_contents` share: model, processor, results, figures and card."""
     folder = Path(arguments.model_name_or_path)
     results = _chosen(arguments.results, folder / "results.json", "--results")
-    new_facts = {name: getattr(arguments, name) for name in ("base_model", "dataset_name", "license")}
+    new_facts = {
+        name: getattr(arguments, name) for name in ("base_model", "dataset_name", "license", "language", "tags")
+    }
     is_new = arguments.new_card or any(new_facts.values())
     card = None if is_new and arguments.card is None else _chosen(arguments.card, folder / "README.md", "--card")
     return {
@@ -79,7 +83,7 @@ def _chosen(given: str | None, default: Path, flag: str) -> Path | None:
     if given is None:
         return default if default.is_file() else None
     if not Path(given).is_file():
-        raise ValueError(f"{flag} {given} is no file here.")
+        raise ValueError(f"{flag} {given} is not a file here.")
     return Path(given)
 
 
@@ -87,7 +91,7 @@ def _read_results(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); name another file with --results.") from error
+        raise ValueError(f"{file} is not JSON ({error}); name another file with --results.") from error
 
 
 def print_contents(contents: dict[str, int], repo_id: str) -> None:

@@ -47,5 +47,5 @@ def shared():
     """The folder of golden vectors and feature sets beside the repository; what needs it is skipped without it."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
-        pytest.skip("needs ../shared, which is not part of the repository")
+        pytest.skip("needs golden vectors or features that are not part of the repository")
     return folder

@@ -44,7 +44,7 @@ def _tables(posterior):
 
 
 def logit_moments(scores, loadings, bias):
-    """E[l_c] and Var[l_c] = sum_k E[theta^2] E[Phi^2] - E[theta]^2 E[Phi]^2, each [B, C] (PAPER.md, consequence 2)."""
+    """E[l_c] and Var[l_c] = sum_k E[theta^2] E[Phi^2] - E[theta]^2 E[Phi]^2, each [B, C]."""
     theta, theta2, _ = _tables(scores)
     phi, phi2, _ = _tables(loadings)
     (B, K), C = scores.mean.shape, loadings.mean.shape[1]
@@ -57,7 +57,7 @@ def logit_moments(scores, loadings, bias):
 
 
 def gap_moments(scores, loadings, bias, reference):
-    """Mean and variance of l_c - l_r, each [B, C], by the sum over factors that PAPER.md writes down."""
+    """Mean and variance of l_c - l_r, each [B, C], by the sum over factors, written out."""
     theta, theta2, _ = _tables(scores)
     phi, _, phi_variance = _tables(loadings)
     (B, K), C = scores.mean.shape, loadings.mean.shape[1]

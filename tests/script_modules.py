@@ -14,5 +14,10 @@ def load_script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(known_as, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[known_as] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    beside = str((SCRIPTS / name).parent)  # where a script finds its siblings
+    sys.path.append(beside)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(beside)
     return module

@@ -43,7 +43,7 @@ def test_rows_are_chosen_on_test_or_on_held_out_training_rows_and_never_reported
     task = FeatureTask.split(tensors())
     assert [len(labels) for _, labels in (task.train, task.choosing, task.reporting)] == [10, 3, 3]
     assert task.choosing[0].flatten().tolist() == [100, 101, 102]
-    assert list(task.outside) == ["far"]
+    assert list(task.ood) == ["far"]
     held = FeatureTask.split(tensors(), hold_out=4)
     assert [len(labels) for _, labels in (held.train, held.choosing, held.reporting)] == [6, 4, 6]
     assert sorted([*held.train[0].flatten().tolist(), *held.choosing[0].flatten().tolist()]) == list(range(10))

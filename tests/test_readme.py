@@ -55,7 +55,8 @@ def test_wrap_push_and_load(hub, tmp_path):
 
     online = {**hub.environment("hf_alice", tmp_path), "HF_HUB_OFFLINE": "0", "TQDM_DISABLE": "1"}
     load = lines_under("Load from the Hub")
-    with_package = "import bndl_hf\n" + load.replace(", trust_remote_code=True", "")
+    ours = load.replace("trust_remote_code=True", "pipeline_class=Ours", 1).replace(", trust_remote_code=True", "")
+    with_package = f"from bndl_hf.model.pipeline_bndl import BNDLImageClassificationPipeline as Ours\n{ours}"
     done = run_python(["-c", lines_under("Wrap your own") + lines_under("Push") + with_package], tmp_path, **online)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{hub.url}/alice/resnet-bndl/commit/" in done.stdout

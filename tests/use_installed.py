@@ -31,7 +31,8 @@ for name in ("py.typed", "hub/card_template.md", "metrics/pavpu/README.md"):
 
 features, labels = blobs(600, seed=0)
 config = bndl_hf.BNDLConfig(feature_dim=8, num_labels=3)
-layer = fit_decision_layer(features, labels, config, num_train_epochs=20)
+settings = {"num_train_epochs": 20, "per_device_train_batch_size": 32, "disable_tqdm": True}
+layer = fit_decision_layer(features, labels, config, **settings)
 test_features, test_labels = blobs(300, seed=1)
 prediction = layer.predict(test_features)
 accuracy = (prediction.predicted_labels == test_labels).float().mean().item()

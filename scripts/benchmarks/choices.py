@@ -7,22 +7,21 @@ docs/defaults.md reads the tables. Nothing is reported on the rows it chooses on
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from sparsity_variants import SPARSITY_HEADS  # type: ignore[import-not-found] # beside this script
-from tqdm.auto import tqdm
-from transformers import HfArgumentParser
-
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_and_judge
-from bndl_hf.utils.command_line import HelpFormatter, run
-from bndl_hf.utils.results import describe_environment, read_finished, write_json
+from bndl_hf.baselines import HEADS, train_and_judge
+from bndl_hf.utils.command_line import run
+from common import TrainingArguments, finish_runs, mean_over_seeds, parse, table
+from sparsity_variants import SPARSITY_HEADS
 
 HEADS.update(SPARSITY_HEADS)  # `train_and_judge` finds heads by their names
-COLUMNS = ("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage", "sparsity")
+
+FIGURES = (
+    *("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage", "sparsity"),
+    *("tempered_negative_log_likelihood", "tempered_temperature"),
+)
 
 
 # Variants that are heads of their own.
@@ -79,66 +78,37 @@ def variants(D: int) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
 
 
 @dataclass
-class Arguments:
-    """Which features, which variants, how often."""
+class ChoicesArguments(TrainingArguments):
+    """Which variants of the default, on which features, how often."""
 
-    features: str = field(metadata={"help": "Features file (.safetensors), as benchmarks/heads.py makes it."})
     variants: list[str] | None = field(default=None, metadata={"help": "Names to run; default: all of them."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the training."})
-    hold_out: int = field(
-        default=0, metadata={"help": "Rows of train to choose on, instead of the first half of test."}
-    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the trainings."})
     output: str = field(default="outputs/bench/choices.json", metadata={"help": "JSON file, rewritten after a run."})
 
 
-def compare(arguments: Arguments) -> list[dict[str, Any]]:
+def compare(arguments: ChoicesArguments) -> list[dict[str, Any]]:
     """Every variant and seed, judged on the choosing rows."""
-    task = FeatureTask.read(arguments.features, arguments.hold_out)
+    task = arguments.task()
     known = variants(task.train[0].shape[1])
     names = list(known) if arguments.variants is None else arguments.variants
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"variants names {', '.join(unknown)}; the variants are {', '.join(known)}.")
-    settings = {
-        "features": Path(arguments.features).name,
-        "hold_out": arguments.hold_out,
-        "num_choosing_images": len(task.choosing[1]),
-        "defaults": current_defaults(),
-    }
-    runs = read_finished(arguments.output, settings)
-    done = {(one["variant"], one["seed"]) for one in runs}
-    wanted = [(name, seed) for name in names for seed in arguments.seeds if (name, seed) not in done]
-    for name, seed in tqdm(wanted, desc="Variants x seeds"):
-        config, training = known[name]
-        head = OTHER_HEADS.get(name, "bndl")
-        figures = train_and_judge(head, task, seed, config, choose=True, disable_tqdm=True, **training)
-        runs.append({"variant": name, "seed": seed, "config": config, "training": training, **figures})
-        write_json(arguments.output, {"settings": settings, "environment": describe_environment(), "runs": runs})
-    return runs
 
+    def one_run(variant: str, seed: int) -> dict[str, Any]:
+        config, training = known[variant]
+        head = OTHER_HEADS.get(variant, "bndl")
+        figures = train_and_judge(head, task, seed, config, choose=True, **{**arguments.training(), **training})
+        return {"config": config, "training": training, **figures}
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Means over seeds as a Markdown table."""
-    lines = [
-        "| variant | " + " | ".join(COLUMNS) + " | tempered_nll | temperature |",
-        "|---" * (len(COLUMNS) + 3) + "|",
-    ]
-    for name in dict.fromkeys(one["variant"] for one in runs):
-        of_name = [one for one in runs if one["variant"] == name]
-        means = [statistics.mean(one[column] for one in of_name) for column in COLUMNS]
-        means += [
-            statistics.mean(one["tempered"][column] for one in of_name)
-            for column in ("negative_log_likelihood", "temperature")
-        ]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in means) + " |")
-    return "\n".join(lines)
+    wanted = [{"variant": name, "seed": seed} for name in names for seed in arguments.seeds]
+    return finish_runs(arguments, arguments.settings(task), wanted, one_run)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, compare, print."""
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
-    print(table(compare(arguments)))
-    print(f"Written: {arguments.output}")
+    arguments = parse(ChoicesArguments, __doc__, argv)
+    print(table(mean_over_seeds(compare(arguments), by=("variant",), of=FIGURES)))
+    print(f"\nWritten to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -2,23 +2,18 @@
 
     python scripts/benchmarks/decisions.py --features FILE --heads bndl dense --seeds 0 1 2 --output FILE.json
 
-FILE is a features file as heads.py beside this script makes it (train.features, train.labels, test.features,
-test.labels).
+FILE is a features file as heads.py beside this script makes it. Finished runs are kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
-from bndl_hf.baselines import HEADS, FeatureTask, train_head
+from bndl_hf.baselines import FeatureTask, train_head
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.uncertainty import (
@@ -31,7 +26,7 @@ from bndl_hf.uncertainty import (
     summarize,
 )
 from bndl_hf.utils.command_line import run
-from bndl_hf.utils.results import describe_environment, write_json
+from common import HeadsArguments, finish_runs, mean_over_seeds, parse, table
 
 # What is fitted, by name: the variance scale held, None for a free one.
 RECALIBRATIONS: dict[str, float | None] = {"T": 1.0, "T and v": None, "T, v = 0": 0.0}
@@ -39,46 +34,45 @@ FIGURES = ("accuracy", "negative_log_likelihood", "expected_calibration_error", 
 
 
 @dataclass
-class Arguments:
-    """What to compare, and on which rows."""
+class DecisionsArguments(HeadsArguments):
+    """What to compare, and on which rows: fitted on the choosing rows, judged on the reporting rows."""
 
-    features: str = field(metadata={"help": "Features file (.safetensors)."})
-    heads: list[str] = field(
-        default_factory=lambda: ["bndl", "dense"], metadata={"help": f"Heads, of {', '.join(HEADS)}."}
-    )
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of the training."})
-    report_from: int = field(
-        default=5000, metadata={"help": "Test rows from here on are reported; those before it are fitted on."}
-    )
     coverages: list[float] = field(
         default_factory=lambda: [0.9, 0.95, 0.99], metadata={"help": "Coverages of the prediction sets."}
     )
     risk: float = field(default=0.01, metadata={"help": "Accepted share of errors among the answered."})
     delta: float = field(default=0.05, metadata={"help": "Chance that the promise about the risk fails."})
-    num_train_epochs: int | None = field(default=None, metadata={"help": "Epochs; default: each head's own recipe."})
-    output: str = field(default="outputs/bench/decisions.json", metadata={"help": "JSON file to write."})
+    output: str = field(default="outputs/bench/decisions.json", metadata={"help": "JSON file, rewritten after a run."})
 
 
-def judge_decisions(head: str, seed: int, task: FeatureTask, arguments: Arguments) -> dict[str, Any]:
-    """Train one head, fit everything on the first rows, judge it on the others."""
-    training: dict[str, Any] = (
-        {} if arguments.num_train_epochs is None else {"num_train_epochs": arguments.num_train_epochs}
-    )
-    layer = train_head(head, task, seed, disable_tqdm=True, **training)
+def compare(arguments: DecisionsArguments) -> list[dict[str, Any]]:
+    """Every head and seed: what each fit buys."""
+    task = arguments.task()
+    asked = {"coverages": arguments.coverages, "risk": arguments.risk, "delta": arguments.delta}
+
+    def one_run(head: str, seed: int) -> dict[str, Any]:
+        layer = train_head(head, task, seed, **arguments.training())
+        return judge_decisions(layer, task, arguments)
+
+    return finish_runs(arguments, {**arguments.settings(task), **asked}, arguments.head_and_seed(), one_run)
+
+
+def judge_decisions(layer: PosteriorHead, task: FeatureTask, arguments: DecisionsArguments) -> dict[str, Any]:
+    """Fit everything on the choosing rows of a trained head, judge it on the reporting rows."""
     (held_out_features, held_out_labels), (features, truth) = task.choosing, task.reporting
 
-    def figures(layer: PosteriorHead) -> dict[str, float]:
+    def figures() -> dict[str, float]:
         prediction = layer.predict(features)
         found = summarize(prediction.probs, truth, prediction.p_value)
         return {name: found[name] for name in FIGURES}
 
-    results: dict[str, Any] = {"head": head, "seed": seed, "recalibration": {"none": figures(layer)}}
+    results: dict[str, Any] = {"recalibration": {"nothing": figures()}}
     uncalibrated = layer.predict(held_out_features)
     for name, variance_scale in RECALIBRATIONS.items():
         fitted = fit_temperature(uncalibrated, held_out_labels, variance_scale=variance_scale)
         layer.set_temperature(fitted)
         results["recalibration"][name] = {
-            **figures(layer),
+            **figures(),
             "temperature": fitted.temperature,
             "variance_scale": fitted.variance_scale,
         }
@@ -126,41 +120,33 @@ def judge_abstention(
     return {"threshold": threshold, "answered": answered.double().mean().item(), "risk": wrong.mean().item()}
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Means over seeds, as text."""
-    lines = []
-    for head in dict.fromkeys(one["head"] for one in runs):
-        of_head = [one for one in runs if one["head"] == head]
-        lines.append(f"\n{head}, mean of {len(of_head)} seeds")
-        for name in of_head[0]["recalibration"]:
-            found = [one["recalibration"][name] for one in of_head]
-            lines.append(f"  {name:<12}" + "".join(f"{f} {mean(x[f] for x in found):.4f}  " for f in FIGURES))
-        for i, first in enumerate(of_head[0]["sets"]):
-            found = [one["sets"][i] for one in of_head]
-            covered, size = mean(x["coverage"] for x in found), mean(x["size"] for x in found)
-            lines.append(f"  {first['method']:<6}{first['asked']:<6g}coverage {covered:.4f}  size {size:.3f}")
-        for name in of_head[0]["abstention"]:
-            found = [one["abstention"][name] for one in of_head]
-            answered, risk = mean(x["answered"] for x in found), mean(x["risk"] for x in found)
-            lines.append(f"  {name:<12}answered {answered:.4f}  wrong among them {risk:.4f}")
-    return "\n".join(lines)
+def tables(runs: list[dict[str, Any]]) -> str:
+    """Means over seeds: recalibration, prediction sets, abstention."""
+
+    fitted = [
+        {"head": one["head"], "fitted": name, **figures}
+        for one in runs
+        for name, figures in one["recalibration"].items()
+    ]
+    sets = [{"head": one["head"], **found} for one in runs for found in one["sets"]]
+    answers = [
+        {"head": one["head"], "promise": name, **found} for one in runs for name, found in one["abstention"].items()
+    ]
+    return "\n\n".join(
+        [
+            table(mean_over_seeds(fitted, by=("head", "fitted"), of=FIGURES)),
+            table(mean_over_seeds(sets, by=("head", "method", "asked"), of=("coverage", "size"))),
+            table(mean_over_seeds(answers, by=("head", "promise"), of=("answered", "risk"))),
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, run, write and print."""
-    parser = HfArgumentParser(Arguments, description=__doc__.splitlines()[0] if __doc__ else None)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
-    task = FeatureTask.read(arguments.features, report_from=arguments.report_from)
+    arguments = parse(DecisionsArguments, __doc__, argv)
     torch.set_num_threads(1)  # one core computes the same bits everywhere
-    runs = []
-    for head, seed in tqdm([(h, s) for h in arguments.heads for s in arguments.seeds], desc="Heads x seeds"):
-        runs.append(judge_decisions(head, seed, task, arguments))
-        settings = {**vars(arguments), "features": Path(arguments.features).name, "output": Path(arguments.output).name}
-        write_json(arguments.output, {"arguments": settings, "runs": runs, "environment": describe_environment()})
-    print(table(runs))
-    print(
-        f"\nFitted on test rows 0 to {arguments.report_from - 1}, judged on the others; written to {arguments.output}"
-    )
+    print(tables(compare(arguments)))
+    print(f"\nWritten to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What explanations cost: maps of evidence against a forward pass of the same model, SEPIN over many factors.
 
     python scripts/benchmarks/explanations.py --output docs/results/explanations_cost.json
-    python scripts/benchmarks/explanations.py --model ../shared/models/resnet-cifar100 --image_size 64
+    python scripts/benchmarks/explanations.py --model MODEL --image_size 64
 
 Forward pass and explanation run in turns on the same machine; what counts is the median of their ratios. Without
 `--model` the backbones are those of BACKBONES in their standard sizes with random weights, which time does not depend
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
     Dinov2Config,
-    HfArgumentParser,
     PretrainedConfig,
     ResNetConfig,
     SwinConfig,
@@ -33,8 +32,9 @@ from transformers import (
 
 from bndl_hf import BNDLForImageClassification
 from bndl_hf.interpretability import class_maps, factor_maps, gradcam, sepin_at_k
-from bndl_hf.utils.command_line import HelpFormatter, run
-from bndl_hf.utils.results import describe_environment, seconds_taken, write_json
+from bndl_hf.utils.command_line import run
+from bndl_hf.utils.results import seconds_taken
+from common import Arguments, parse, table, write_result
 
 BACKBONES: dict[str, Callable[[], PretrainedConfig]] = {
     "resnet-50": ResNetConfig,
@@ -46,7 +46,7 @@ BACKBONES: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 @dataclass
-class Arguments:
+class ExplanationsArguments(Arguments):
     """On which models, with how much, how often."""
 
     model: str | None = field(
@@ -62,22 +62,21 @@ class Arguments:
     output: str = field(default="outputs/bench/explanations.json", metadata={"help": "JSON file to write."})
 
 
-def models(arguments: Arguments) -> dict[str, BNDLForImageClassification]:
+def models(arguments: ExplanationsArguments) -> dict[str, BNDLForImageClassification]:
     """The classifiers to time, by name."""
     torch.manual_seed(0)
     if arguments.model is not None:
-        wrapped = BNDLForImageClassification.from_backbone_pretrained(arguments.model, num_labels=10)
-        return {Path(arguments.model).name: wrapped.to(arguments.device).eval()}
-    made = {}
-    for name, config in BACKBONES.items():
-        classifier = AutoModelForImageClassification.from_config(config())
-        wrapped = BNDLForImageClassification.from_backbone_pretrained(classifier, num_labels=10)
-        made[name] = wrapped.to(arguments.device).eval()
-    return made
+        sources = {Path(arguments.model).name: arguments.model}
+    else:
+        sources = {name: AutoModelForImageClassification.from_config(make()) for name, make in BACKBONES.items()}
+    made = {
+        name: BNDLForImageClassification.from_backbone_pretrained(one, num_labels=10) for name, one in sources.items()
+    }
+    return {name: nn.Module.to(model, arguments.device).eval() for name, model in made.items()}
 
 
 def compare_with_forward(
-    model: BNDLForImageClassification, pixel_values: Tensor, arguments: Arguments
+    model: BNDLForImageClassification, pixel_values: Tensor, arguments: ExplanationsArguments
 ) -> dict[str, Any]:
     """Seconds of a forward pass, and how many of it factor maps, class maps and Grad-CAM take."""
 
@@ -107,7 +106,7 @@ def compare_with_forward(
     }
 
 
-def time_sepin(arguments: Arguments) -> dict[str, Any]:
+def time_sepin(arguments: ExplanationsArguments) -> dict[str, Any]:
     """Seconds of SEPIN@10 over random scores."""
     generator = torch.Generator().manual_seed(0)
     shape = arguments.sepin_images, arguments.sepin_factors
@@ -119,26 +118,20 @@ def time_sepin(arguments: Arguments) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, time, print."""
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    arguments = parse(ExplanationsArguments, __doc__, argv)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(arguments.batch_size, 3, arguments.image_size, arguments.image_size, generator=generator)
     pixels = pixels.to(arguments.device)
-    runs = []
-    for name, model in tqdm(models(arguments).items(), desc="Backbones"):
-        runs.append({"backbone": name, **compare_with_forward(model, pixels, arguments)})
+    runs = [
+        {"backbone": name, **compare_with_forward(model, pixels, arguments)}
+        for name, model in tqdm(models(arguments).items(), desc="Backbones", disable=arguments.quiet)
+    ]
     settings = {name: getattr(arguments, name) for name in ("image_size", "batch_size", "top_k", "repeats")}
     sepin = time_sepin(arguments)
-    write_json(arguments.output, {**settings, "runs": runs, "sepin": sepin, "environment": describe_environment()})
-    print(
-        f"{'backbone':<16}{'method':<16}{'grid':<8}{'forward':>11}{'factor_maps':>13}{'class_maps':>12}{'gradcam':>9}"
-    )
-    for one in runs:
-        passes = f"{one['factor_maps_passes']:>13.2f}{one['class_maps_passes']:>12.2f}{one['gradcam_passes']:>9.2f}"
-        grid = "x".join(map(str, one["grid"]))
-        print(f"{one['backbone']:<16}{one['method']:<16}{grid:<8}{one['forward_seconds']:>9.3f} s{passes}")
-    print(f"SEPIN over {sepin['factors']} factors and {sepin['images']} images: {sepin['seconds']:.1f} s")
-    print(f"The last three in forward passes. Written: {arguments.output}")
+    write_result(arguments, {**settings, "runs": runs, "sepin": sepin})
+    print(table(runs))
+    print(f"\nSEPIN over {sepin['factors']} factors and {sepin['images']} images: {sepin['seconds']:.1f} s")
+    print(f"Passes are forward passes of the same model. Written to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -13,20 +13,20 @@ of the factor where each of them has its pixels deleted or inserted. Finished ru
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
+import functools
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, set_seed
 
 from bndl_hf import BNDLForImageClassification
-from bndl_hf.baselines import HEADS, FeatureTask, current_defaults, train_head
+from bndl_hf.baselines import HEADS, FeatureTask, train_head
 from bndl_hf.data import DataArguments, collate, load_image_dataset
 from bndl_hf.interpretability import (
     FaithfulnessCurves,
@@ -42,21 +42,64 @@ from bndl_hf.interpretability import (
     sepin_at_k,
 )
 from bndl_hf.uncertainty import accuracy
-from bndl_hf.utils.command_line import HelpFormatter, run
-from bndl_hf.utils.results import describe_environment, read_finished, write_json
+from bndl_hf.utils.command_line import run
+from common import (
+    Arguments,
+    HeadsArguments,
+    finish_runs,
+    flat,
+    json_object,
+    mean_over_seeds,
+    parse_command,
+    table,
+    write_result,
+)
 
 KS = (1, 10, 100)  # and all
+FIGURES = ("accuracy", "sparsity", "active_factors", "purity", "purity_of_best_10", "chance", "nt_xent")
+
+
+@dataclass(kw_only=True)
+class FactorsArguments(HeadsArguments):
+    """What the factors of several heads are worth."""
+
+    model_name_or_path: str = field(metadata={"help": "Backbone of the features, or a BNDL classifier with it."})
+    dataset_name: str = field(metadata={"help": "Test images to look at, as in finetune.py."})
+    heads: list[str] = field(
+        default_factory=lambda: ["bndl", "dense", "nmf"],
+        metadata={"help": f"Decision layers, of: {', '.join(HEADS)}."},
+    )
+    hold_out: int = field(default=5000, metadata={"help": "Rows of train left out, as in heads.py heads."})
+    config: str = field(default="{}", metadata={"help": "Fields of BNDLConfig over each head's own, as JSON."})
+    num_images: int = field(default=2048, metadata={"help": "Test images with two views."})
+    augmentation: str = field(default="crop_flip", metadata={"help": "What makes a view, as in finetune.py."})
+    temperature: float = field(default=0.1, metadata={"help": "Of SEPIN's critic."})
+    batch_size: int = field(default=256, metadata={"help": "Of SEPIN: images one is told from."})
+    top: int = field(default=20, metadata={"help": "Images that purity is judged by."})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
+    output: str = field(default="outputs/bench/factors.json", metadata={"help": "JSON file, rewritten after a run."})
+
+
+@dataclass(kw_only=True)
+class MapsArguments(Arguments):
+    """What the maps of one classifier are worth."""
+
+    model_name_or_path: str = field(metadata={"help": "BNDL classifier."})
+    dataset_name: str = field(metadata={"help": "Test images to look at, as in finetune.py."})
+    num_images: int = field(default=100, metadata={"help": "Test images."})
+    num_segments: int = field(default=50, metadata={"help": "Super-pixels of LIME, about."})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
+    output: str = field(default="outputs/bench/maps.json", metadata={"help": "JSON file to write."})
 
 
 # ---- factors of several heads ----
 
 
-def compare_heads(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def compare_heads(arguments: FactorsArguments) -> list[dict[str, Any]]:
     """Every head and seed: what its factors are worth."""
-    task = FeatureTask.read(arguments.features, arguments.hold_out)
+    task, config = arguments.task(), json_object(arguments.config, "--config")
     settings = {
-        "features": Path(arguments.features).name,
-        "hold_out": arguments.hold_out,
+        **arguments.settings(task),
         "views": {
             "model": Path(arguments.model_name_or_path).name,
             "augmentation": arguments.augmentation,
@@ -65,46 +108,43 @@ def compare_heads(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         },
         "sepin": {"temperature": arguments.temperature, "batch_size": arguments.batch_size},
         "purity": {"top": arguments.top},
-        "config": arguments.config,
-        "defaults": current_defaults(),
+        "config": config,
     }
-    runs = read_finished(arguments.output, settings)
-    done = {(one["head"], one["seed"]) for one in runs}
-    wanted = [(head, seed) for head in arguments.heads for seed in arguments.seeds if (head, seed) not in done]
-    views = random_views(arguments) if wanted else ()
-    for head, seed in tqdm(wanted, desc="Heads x seeds"):
-        layer = train_head(head, task, seed, arguments.config, disable_tqdm=True)
-        runs.append({"head": head, "seed": seed, **judge(layer, task, views, arguments)})
-        write_json(arguments.output, {"settings": settings, "environment": describe_environment(), "runs": runs})
-    return runs
+    views = functools.cache(partial(random_views, arguments))  # made when the first run needs them
+
+    def one_run(head: str, seed: int) -> dict[str, Any]:
+        return judge(train_head(head, task, seed, config, **arguments.training()), task, views(), arguments)
+
+    return finish_runs(arguments, settings, arguments.head_and_seed(), one_run)
 
 
 @torch.no_grad()
-def random_views(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+def random_views(arguments: FactorsArguments) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, each [N, D]."""
     name = arguments.model_name_or_path
     kind, is_bndl = BNDLForImageClassification, AutoConfig.from_pretrained(name).model_type == "bndl"
-    model = (kind.from_pretrained if is_bndl else kind.from_backbone_pretrained)(name).to(arguments.device).eval()
+    model = (kind.from_pretrained if is_bndl else kind.from_backbone_pretrained)(name).eval()
+    nn.Module.to(model, arguments.device)
     processor = AutoImageProcessor.from_pretrained(name)
     chosen = DataArguments(arguments.dataset_name, max_eval_samples=arguments.num_images)
     rows = load_image_dataset(chosen, evaluation_only=True).with_pixel_values("test", processor, arguments.augmentation)
     views = []
     for view in range(2):
         set_seed(view)
-        batches = tqdm(DataLoader(rows, 64, collate_fn=collate), desc=f"View {view + 1} of 2")
+        batches = tqdm(DataLoader(rows, 64, collate_fn=collate), desc=f"View {view + 1} of 2", disable=arguments.quiet)
         found = [model.extract_features(batch["pixel_values"].to(model.device)) for batch in batches]
         views.append(torch.cat(found).flatten(1).float().cpu())
     return views[0], views[1]
 
 
 @torch.no_grad()
-def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, ...], arguments: argparse.Namespace) -> dict[str, Any]:
+def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, Tensor], arguments: FactorsArguments) -> dict[str, Any]:
     """All figures of one trained head."""
     features, labels = task.reporting
     loadings = layer.factor_loadings
     is_used = (loadings != 0).any(dim=1)  # the others reach no logit
     a, b = (layer.score_posterior(view).mean[:, is_used] for view in views)
-    sepin = sepin_at_k(a, b, 1, arguments.temperature, arguments.batch_size, progress=True)
+    sepin = sepin_at_k(a, b, 1, arguments.temperature, arguments.batch_size, progress=not arguments.quiet)
     scores = layer.score_posterior(features).mean
     purity = factor_purity(scores.clamp_min(0), labels, arguments.top)  # a dense head on signed features: its peaks
     alive = (purity.num_top > 0) & is_used
@@ -126,24 +166,10 @@ def judge(layer: Any, task: FeatureTask, views: tuple[Tensor, ...], arguments: a
     }
 
 
-def table_of_heads(runs: list[dict[str, Any]]) -> str:
-    """Means over seeds as a Markdown table."""
-    columns = ("accuracy", "sparsity", "active_factors", "purity", "purity_of_best_10", "chance", "nt_xent")
-    ks = list(runs[0]["sepin"])
-    lines = ["| head | " + " | ".join([*columns, *(f"SEPIN{k}" for k in ks)]) + " |"]
-    lines.append("|---" * (1 + len(columns) + len(ks)) + "|")
-    for head in dict.fromkeys(one["head"] for one in runs):
-        of_head = [one for one in runs if one["head"] == head]
-        values = [statistics.mean(one[column] for one in of_head) for column in columns]
-        values += [statistics.mean(one["sepin"][k] for one in of_head) for k in ks]
-        lines.append(f"| {head} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
-    return "\n".join(lines)
-
-
 # ---- maps of one model ----
 
 
-def compare_maps(arguments: argparse.Namespace) -> dict[str, Any]:
+def compare_maps(arguments: MapsArguments) -> dict[str, Any]:
     """Agreement and faithfulness of the maps of each image's largest part."""
     name = arguments.model_name_or_path
     model = BNDLForImageClassification.from_pretrained(name).to(arguments.device).eval()
@@ -161,7 +187,7 @@ def compare_maps(arguments: argparse.Namespace) -> dict[str, Any]:
         "lime": torch.stack(
             [
                 lime_factor(model, one, int(k), num_segments=arguments.num_segments, progress=False).map
-                for one, k in zip(tqdm(pixel_values, desc="LIME"), factors, strict=True)
+                for one, k in zip(tqdm(pixel_values, desc="LIME", disable=arguments.quiet), factors, strict=True)
             ]
         ).to(model.device),
         "random": torch.zeros_like(exact.maps[:, 0]),
@@ -185,9 +211,8 @@ def compare_maps(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_segments": arguments.num_segments,
         "faithfulness": {way: areas(one, scores, curves[f"random, {one.baseline}"]) for way, one in curves.items()},
         "agreement": agreement,
-        "environment": describe_environment(),
     }
-    write_json(arguments.output, result)
+    write_result(arguments, result)
     return result
 
 
@@ -210,53 +235,18 @@ def means(agreement: MapAgreement) -> dict[str, float]:
     }
 
 
-def table_of_maps(result: dict[str, Any]) -> str:
-    """Faithfulness as a Markdown table, agreement below it."""
-    first = next(iter(result["faithfulness"].values()))
-    lines = ["| map | " + " | ".join(first) + " |", "|---" * (1 + len(first)) + "|"]
-    for way, values in result["faithfulness"].items():
-        lines.append(f"| {way} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
-    for pair, values in result["agreement"].items():
-        lines.append(f"{pair}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
-    return "\n".join(lines)
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line; every flag explained by --help."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    heads = commands.add_parser("heads", help="factors of several heads", formatter_class=HelpFormatter)
-    heads.add_argument("--features", required=True, help="Features file of the backbone.")
-    heads.add_argument(
-        "--hold_out", type=int, default=5000, help="Rows of train left out, as in benchmarks/heads.py heads."
-    )
-    heads.add_argument("--heads", nargs="+", choices=list(HEADS), default=["bndl", "dense", "nmf"], help="Heads.")
-    heads.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds of the training.")
-    heads.add_argument("--config", type=json.loads, default={}, help="Fields of BNDLConfig over each head's, as JSON.")
-    heads.add_argument("--num_images", type=int, default=2048, help="Test images with two views.")
-    heads.add_argument("--augmentation", default="crop_flip", help="What makes a view, as in finetune.py.")
-    heads.add_argument("--temperature", type=float, default=0.1, help="Of SEPIN's critic.")
-    heads.add_argument("--batch_size", type=int, default=256, help="Of SEPIN: images one is told from.")
-    heads.add_argument("--top", type=int, default=20, help="Images that purity is judged by.")
-    maps = commands.add_parser("maps", help="maps of one model", formatter_class=HelpFormatter)
-    maps.add_argument("--num_images", type=int, default=100, help="Test images.")
-    maps.add_argument("--num_segments", type=int, default=50, help="Super-pixels of LIME, about.")
-    for command in (heads, maps):
-        command.add_argument("--model_name_or_path", required=True, help="Backbone, or BNDL classifier.")
-        command.add_argument("--dataset_name", required=True, help="As in finetune.py.")
-        command.add_argument("--device", default="cpu", help="cpu, cuda, ...")
-        command.add_argument("--output", required=True, help="JSON file to write.")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line, compare, print."""
-    arguments = parse(argv)
-    if arguments.command == "heads":
-        print(table_of_heads(compare_heads(arguments)))
+    """Run the command asked for."""
+    arguments = parse_command({"heads": FactorsArguments, "maps": MapsArguments}, __doc__, argv)
+    if isinstance(arguments, FactorsArguments):
+        runs = compare_heads(arguments)
+        sepin = [name for name in flat(runs[0]) if name.startswith("sepin")]
+        print(table(mean_over_seeds(runs, by=("head",), of=(*FIGURES, *sepin))))
     else:
-        print(table_of_maps(compare_maps(arguments)))
-    print(f"Written: {arguments.output}")
+        result = compare_maps(arguments)
+        for what, words in (("faithfulness", "map"), ("agreement", "pair")):
+            print(table([{words: name, **figures} for name, figures in result[what].items()]) + "\n")
+    print(f"\nWritten to {arguments.output}")
 
 
 if __name__ == "__main__":

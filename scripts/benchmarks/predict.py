@@ -10,41 +10,36 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines import FeatureTask, train_head
+from bndl_hf.baselines import train_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.uncertainty import negative_log_likelihood
-from bndl_hf.utils.command_line import HelpFormatter, run
-from bndl_hf.utils.results import describe_environment, seconds_taken, write_json
+from bndl_hf.utils.command_line import run
+from bndl_hf.utils.results import seconds_taken
+from common import TrainingArguments, mean_over_seeds, parse, table, write_result
 
 
 @dataclass
-class Arguments:
+class PredictArguments(TrainingArguments):
     """How large, how often, and on which features."""
 
-    features: str | None = field(
-        default=None, metadata={"help": "Features file for the likelihood; without it, digits."}
-    )
     feature_dim: int = field(default=2048, metadata={"help": "D of the layer that is timed."})
     num_labels: int = field(default=1000, metadata={"help": "C of the layer that is timed."})
     batch_size: int = field(default=256, metadata={"help": "B, images at a time."})
     num_samples: int = field(default=20, metadata={"help": "Draws that exact prediction is timed against."})
     many_samples: int = field(default=200, metadata={"help": "Draws whose likelihood it is compared with."})
     repeats: int = field(default=15, metadata={"help": "Pairs of timings."})
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of the likelihood."})
-    epochs: float | None = field(default=None, metadata={"help": "Passes over the features; default: the recipe's."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of the trainings."})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
     output: str = field(default="outputs/bench/predict.json", metadata={"help": "JSON file to write."})
 
 
-def compare_times(arguments: Arguments) -> dict[str, Any]:
+def compare_times(arguments: PredictArguments) -> dict[str, Any]:
     """Seconds of both ways, and the median of their ratios."""
     torch.manual_seed(0)
     device = arguments.device
@@ -62,7 +57,7 @@ def compare_times(arguments: Arguments) -> dict[str, Any]:
     exact(), sampled()  # not counted: first calls allocate
     pairs = [
         (seconds_taken(exact, device), seconds_taken(sampled, device))
-        for _ in tqdm(range(arguments.repeats), desc="Pairs of timings")
+        for _ in tqdm(range(arguments.repeats), desc="Pairs of timings", disable=arguments.quiet)
     ]
     return {
         "feature_dim": arguments.feature_dim,
@@ -77,38 +72,29 @@ def compare_times(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def compare_likelihoods(arguments: Arguments) -> list[dict[str, float]]:
+def compare_likelihoods(arguments: PredictArguments) -> list[dict[str, Any]]:
     """Negative log-likelihood on the reporting rows, exact and from many draws, of each seed."""
-    task = FeatureTask.digits() if arguments.features is None else FeatureTask.read(arguments.features)
-    training: dict[str, Any] = {} if arguments.epochs is None else {"num_train_epochs": arguments.epochs}
+    task = arguments.task()
     features, labels = task.reporting
     runs = []
-    for seed in tqdm(arguments.seeds, desc="Seeds"):
-        layer = train_head("bndl", task, seed, disable_tqdm=True, **training)
+    for seed in tqdm(arguments.seeds, desc="Seeds", disable=arguments.quiet):
+        layer = train_head("bndl", task, seed, **arguments.training())
         generator = torch.Generator().manual_seed(seed)
         draws = layer.predict(features, "monte_carlo", arguments.many_samples, generator)
-        nll = {"exact": layer.predict(features).probs, f"{arguments.many_samples}_draws": draws.probs}
-        runs.append({"seed": seed, **{name: negative_log_likelihood(p, labels) for name, p in nll.items()}})
+        for way, prediction in {"exact": layer.predict(features), f"{arguments.many_samples} draws": draws}.items():
+            loss = negative_log_likelihood(prediction.probs, labels)
+            runs.append({"seed": seed, "prediction": way, "negative_log_likelihood": loss})
     return runs
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, compare, print."""
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    arguments = parse(PredictArguments, __doc__, argv)
     times, runs = compare_times(arguments), compare_likelihoods(arguments)
-    name = Path(arguments.features).name if arguments.features else "digits (8x8 pixels)"
-    write_json(
-        arguments.output,
-        {"times": times, "features": name, "negative_log_likelihood": runs, "environment": describe_environment()},
-    )
-    print(
-        f"exact {1e3 * times['exact_seconds']:.0f} ms, {times['num_samples']} draws "
-        f"{1e3 * times['sampled_seconds']:.0f} ms, {times['times_faster']:.1f} times as long"
-    )
-    for way in ("exact", f"{arguments.many_samples}_draws"):
-        print(f"NLL {way:<12}{statistics.mean(one[way] for one in runs):.4f} (mean of {len(runs)} seeds)")
-    print(f"Written: {arguments.output}")
+    write_result(arguments, {"settings": arguments.settings(arguments.task()), "times": times, "runs": runs})
+    print(table([times]))
+    print(table(mean_over_seeds(runs, by=("prediction",), of=("negative_log_likelihood",))))
+    print(f"\nWritten to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""What PAvPU does as its settings change, which score finds outsiders, and what judging a large test set costs.
+r"""What PAvPU does as its settings change, which score finds out-of-distribution images, what a large test set costs.
 
     python scripts/benchmarks/uncertainty.py pavpu --features FILE --output docs/results/pavpu.json
     python scripts/benchmarks/uncertainty.py ood --features FILE --output docs/results/ood_scores.json
@@ -13,13 +13,11 @@ peak memory.
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import resource
-import statistics
 import sys
 import time
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines import HEADS, FeatureTask, train_head
+from bndl_hf.baselines import HEADS, train_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.uncertainty import (
@@ -42,30 +40,60 @@ from bndl_hf.uncertainty import (
     pavpu,
     pavpu_from_p_value,
 )
-from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
-from bndl_hf.utils.results import describe_environment, write_json
+from bndl_hf.utils.command_line import run
+from common import Arguments, HeadsArguments, mean_over_seeds, parse_command, table, write_result
+
+HEADS_HELP = {"help": f"Decision layers, of: {', '.join(HEADS)}."}
+
+
+@dataclass
+class PAvPUArguments(HeadsArguments):
+    """PAvPU against the number of draws, the test and what is tested."""
+
+    heads: list[str] = field(default_factory=lambda: ["bndl", "released"], metadata=HEADS_HELP)
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the trainings."})
+    samples: list[int] = field(
+        default_factory=lambda: [5, 20, 100, 1000], metadata={"help": "Numbers of draws S, from one set of draws."}
+    )
+    output: str = field(default="outputs/bench/pavpu.json", metadata={"help": "JSON file to write."})
+
+
+@dataclass
+class OODArguments(HeadsArguments):
+    """Every out-of-distribution score on every set of the features file."""
+
+    heads: list[str] = field(default_factory=lambda: ["bndl", "released", "dense"], metadata=HEADS_HELP)
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the trainings."})
+    choose: bool = field(default=False, metadata={"help": "Judge on the choosing rows: for trying things out."})
+    output: str = field(default="outputs/bench/ood_scores.json", metadata={"help": "JSON file to write."})
+
+
+@dataclass
+class StreamingArguments(Arguments):
+    """Seconds and peak memory of judging a test set batch by batch."""
+
+    rows: int = field(default=1_000_000, metadata={"help": "Images."})
+    classes: int = field(default=1000, metadata={"help": "Classes."})
+    batch_size: int = field(default=1000, metadata={"help": "Images at a time."})
+    output: str = field(default="outputs/bench/streaming_metrics.json", metadata={"help": "JSON file to write."})
+
 
 # ---- PAvPU against S, test and values ----
 
+SETTINGS = ("head", "test", "values", "num_samples")
+FIGURES = ("pavpu", "accuracy", "share_certain", "errors_uncertain", "error_detection_auroc")
 
-def pavpu_table(arguments: argparse.Namespace) -> dict[str, Any]:
-    """PAvPU of every head and seed at every setting, and the means over seeds."""
-    task = FeatureTask.read(arguments.features)
-    (features, labels), report_from = task.reporting, len(task.choosing[1])
+
+def compare_settings(arguments: PAvPUArguments) -> list[dict[str, Any]]:
+    """PAvPU of every head and seed at every setting; returns the means over seeds."""
+    task = arguments.task()
     rows: list[dict[str, Any]] = []
-    runs = [(head, seed) for head in arguments.heads for seed in arguments.seeds]
-    for head, seed in tqdm(runs, desc="Heads x seeds", disable=arguments.quiet):
-        layer = train_head(head, task, seed, disable_tqdm=arguments.quiet, **arguments.training)
-        rows += [{"head": head, "seed": seed, **row} for row in judge(layer, features, labels, seed, arguments.samples)]
-    return {
-        "command": command(arguments),
-        "features": Path(arguments.features).name,
-        "reported_rows": [report_from, report_from + len(labels)],
-        "threshold": 0.05,
-        "environment": describe_environment(),
-        "summary": means(rows),
-        "runs": rows,
-    }
+    for one in tqdm(arguments.head_and_seed(), desc="Runs", disable=arguments.quiet):
+        layer = train_head(one["head"], task, one["seed"], **arguments.training())
+        rows += [{**one, **row} for row in judge(layer, *task.reporting, one["seed"], arguments.samples)]
+    summary = mean_over_seeds(rows, by=SETTINGS, of=FIGURES)
+    write_result(arguments, {"settings": arguments.settings(task), "threshold": 0.05, "summary": summary, "runs": rows})
+    return summary
 
 
 def judge(
@@ -103,7 +131,7 @@ def row_of(counts: PAvPUCounts, p_value: Tensor, correct: Tensor) -> dict[str, A
         "num_samples": counts.num_samples,
         "pavpu": counts.pavpu,
         "accuracy": correct.double().mean().item(),
-        "certain": certain / counts.num_images,
+        "share_certain": certain / counts.num_images,
         "errors_uncertain": counts.inaccurate_uncertain / max(1, int((~correct).sum())),
         "error_detection_auroc": error_detection_auroc(-p_value, correct),
         "accurate_certain": counts.accurate_certain,
@@ -114,86 +142,42 @@ def row_of(counts: PAvPUCounts, p_value: Tensor, correct: Tensor) -> dict[str, A
     }
 
 
-FIGURES = ("pavpu", "accuracy", "certain", "errors_uncertain", "error_detection_auroc")
-
-
-def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over seeds of every head and setting, in the order they came."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["head"], row["test"], row["values"], row["num_samples"]), []).append(row)
-    return [
-        dict(zip(("head", "test", "values", "num_samples"), key, strict=True))
-        | {name: statistics.mean(row[name] for row in group) for name in FIGURES}
-        for key, group in groups.items()
-    ]
-
-
-def table(summary: list[dict[str, Any]]) -> str:
-    """The means as a Markdown table."""
-    lines = [
-        "| head | test | of | S | PAvPU | accuracy | certain | errors found uncertain | error AUROC of p |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in summary:
-        figures = " | ".join(f"{row[name]:.4f}" for name in FIGURES)
-        lines.append(f"| {row['head']} | {row['test']} | {row['values']} | {row['num_samples']} | {figures} |")
-    return "\n".join(lines)
-
-
 # ---- out-of-distribution scores ----
 
 
-def ood_table(arguments: argparse.Namespace) -> dict[str, Any]:
-    """AUROC, FPR95 and AUPR of every score, head, seed and out-of-distribution set."""
-    task = FeatureTask.read(arguments.features)
-    (features, _), first = (task.choosing, 0) if arguments.choose else (task.reporting, len(task.choosing[1]))
+def compare_scores(arguments: OODArguments) -> list[dict[str, Any]]:
+    """AUROC, FPR95 and AUPR of every score, head, seed and out-of-distribution set; returns the rows of the table."""
+    task = arguments.task()
+    features, _ = task.choosing if arguments.choose else task.reporting
     runs = []
-    pairs = [(head, seed) for head in arguments.heads for seed in arguments.seeds]
-    for head, seed in tqdm(pairs, desc="Heads x seeds", disable=arguments.quiet):
-        layer = train_head(head, task, seed, disable_tqdm=arguments.quiet, **arguments.training)
-        inside = ood_scores(layer.predict(features))
-        for name, outside in task.outside.items():
-            for score, values in ood_scores(layer.predict(outside)).items():
+    for one in tqdm(arguments.head_and_seed(), desc="Runs", disable=arguments.quiet):
+        layer = train_head(one["head"], task, one["seed"], **arguments.training())
+        scores = ood_scores(layer.predict(features))
+        for name, images in task.ood.items():
+            for score, values in ood_scores(layer.predict(images)).items():
                 figures = {
-                    metric.__name__: metric(inside[score], values) for metric in (ood_auroc, ood_fpr95, ood_aupr)
+                    metric.__name__: metric(scores[score], values) for metric in (ood_auroc, ood_fpr95, ood_aupr)
                 }
-                runs.append({"head": head, "seed": seed, "outside": name, "score": score, **figures})
-    return {
-        "command": command(arguments),
-        "features": Path(arguments.features).name,
-        "reported_rows": [first, first + len(features)],
-        "environment": describe_environment(),
-        "summary": ood_means(runs),
-        "runs": runs,
-    }
+                runs.append({**one, "ood_dataset": name, "score": score, **figures})
+    judged_on = "choosing rows" if arguments.choose else "reporting rows"
+    settings = {**arguments.settings(task), "judged_on": judged_on}
+    summary = mean_over_seeds(runs, by=("head", "score", "ood_dataset"), of=("ood_auroc", "ood_fpr95", "ood_aupr"))
+    write_result(arguments, {"settings": settings, "summary": summary, "runs": runs})
+    return summary
 
 
-def ood_means(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean AUROC over seeds: head -> score -> out-of-distribution set."""
-    means: dict[str, dict[str, dict[str, float]]] = {}
-    for row in runs:
-        same = [r for r in runs if all(r[key] == row[key] for key in ("head", "score", "outside"))]
-        by_set = means.setdefault(row["head"], {}).setdefault(row["score"], {})
-        by_set[row["outside"]] = statistics.mean(r["ood_auroc"] for r in same)
-    return means
-
-
-def ood_markdown(summary: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The means as a Markdown table: a row for each score, a column for each head."""
-    scores = next(iter(summary.values()))
-    sets = " / ".join(next(iter(scores.values())))
-    lines = [f"AUROC, {sets}", "", "| score | " + " | ".join(summary) + " |", "|---" * (len(summary) + 1) + "|"]
-    for score in scores:
-        cells = [" / ".join(f"{value:.4f}" for value in by_score[score].values()) for by_score in summary.values()]
-        lines.append(f"| {score} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def auroc_by_head(summary: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row for each score, a column for each head: its AUROC on one set after the other."""
+    cells: dict[str, dict[str, list[str]]] = {}
+    for row in summary:
+        cells.setdefault(row["score"], {}).setdefault(row["head"], []).append(f"{row['ood_auroc']:.4f}")
+    return [{"score": score} | {head: " / ".join(found) for head, found in row.items()} for score, row in cells.items()]
 
 
 # ---- metrics of a stream ----
 
 
-def stream(arguments: argparse.Namespace) -> dict[str, Any]:
+def stream(arguments: StreamingArguments) -> dict[str, Any]:
     """Predict and judge batch after batch; what was measured and what it came to."""
     torch.manual_seed(0)
     layer = BNDLDecisionLayer(BNDLConfig(feature_dim=64, num_labels=arguments.classes)).eval()
@@ -222,8 +206,7 @@ def stream(arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.process_time()
     figures = metrics.compute()
     seconds["compute"] = time.process_time() - began
-    return {
-        "command": command(arguments),
+    result = {
         "rows": arguments.rows,
         "classes": arguments.classes,
         "batch_size": arguments.batch_size,
@@ -235,8 +218,9 @@ def stream(arguments: argparse.Namespace) -> dict[str, Any]:
         "accumulator_mib": len(pickle.dumps(metrics)) / 2**20,
         "probabilities_would_take_mib": arguments.rows * arguments.classes * 4 / 2**20,
         "figures": figures,
-        "environment": describe_environment(),
     }
+    write_result(arguments, result)
+    return result
 
 
 def peak_mib() -> float:
@@ -245,61 +229,20 @@ def peak_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-# ---- the command line ----
-
-
-def command(arguments: argparse.Namespace) -> str:
-    """How this was run, for the result file."""
-    return f"python {recorded_command('scripts/benchmarks/uncertainty.py', arguments.argv)}"
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line; every flag explained by --help."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    settings = commands.add_parser("pavpu", help="PAvPU against S, test and values", formatter_class=HelpFormatter)
-    settings.add_argument("--samples", nargs="+", type=int, default=[5, 20, 100, 1000], help="S, numbers of draws")
-    outsiders = commands.add_parser("ood", help="out-of-distribution scores", formatter_class=HelpFormatter)
-    outsiders.add_argument("--choose", action="store_true", help="judge on the choosing rows: for trying things out")
-    for subparser, heads in ((settings, ["bndl", "released"]), (outsiders, ["bndl", "released", "dense"])):
-        subparser.add_argument(
-            "--features", required=True, help="features file, see benchmarks/heads.py features --help"
-        )
-        subparser.add_argument("--heads", nargs="+", choices=list(HEADS), default=heads)
-        subparser.add_argument("--seeds", nargs="+", type=int, default=[0])
-        subparser.add_argument("--epochs", type=float, help="passes over the images, instead of each head's own")
-
-    streaming = commands.add_parser("streaming", help="metrics of a stream", formatter_class=HelpFormatter)
-    streaming.add_argument("--rows", type=int, default=1_000_000, help="images")
-    streaming.add_argument("--classes", type=int, default=1000)
-    streaming.add_argument("--batch_size", type=int, default=1000, help="images at a time")
-
-    for subparser in (settings, outsiders, streaming):
-        subparser.add_argument("--output", required=True, help="JSON file to write")
-        subparser.add_argument("--quiet", action="store_true", help="no progress bars")
-    arguments = parser.parse_args(argv)
-    arguments.argv = argv
-    if getattr(arguments, "epochs", None) is None:
-        arguments.training = {}
-    else:
-        arguments.training = {"num_train_epochs": arguments.epochs}
-    return arguments
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run the command asked for and write its result file."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    results = {"pavpu": pavpu_table, "ood": ood_table, "streaming": stream}[arguments.command](arguments)
-    write_json(arguments.output, results)
-    if arguments.command == "pavpu":
-        print(table(results["summary"]))
-    elif arguments.command == "ood":
-        print(ood_markdown(results["summary"]))
+    kinds = {"pavpu": PAvPUArguments, "ood": OODArguments, "streaming": StreamingArguments}
+    arguments = parse_command(kinds, __doc__, argv)
+    if isinstance(arguments, PAvPUArguments):
+        print(table(compare_settings(arguments)))
+    elif isinstance(arguments, OODArguments):
+        summary = compare_scores(arguments)
+        print("AUROC, " + " / ".join(dict.fromkeys(row["ood_dataset"] for row in summary)) + "\n")
+        print(table(auroc_by_head(summary)))
     else:
-        size, seconds = f"{results['rows']:,} x {results['classes']:,}", results["cpu_seconds"]["update"]
-        first, peak = results["peak_mib_after_first_batch"], results["peak_mib"]
-        print(f"{size} judged in {seconds:.0f} CPU seconds; peak {peak:.0f} MiB, {first:.0f} MiB after the first batch")
+        found = stream(arguments)
+        shown = ("rows", "classes", "peak_mib_after_first_batch", "peak_mib", "accumulator_mib")
+        print(table([{"cpu_seconds": found["cpu_seconds"]["update"], **{name: found[name] for name in shown}}]))
     print(f"\nWritten to {arguments.output}")
 
 

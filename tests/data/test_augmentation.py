@@ -184,7 +184,7 @@ def test_our_image_processor_survives_saving_and_normalises(tmp_path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"mean": (0.5,)}, {"std": (0.5, 0.0, 0.5)}])
 def test_an_impossible_image_processor_is_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="describe no RGB image"):
+    with pytest.raises(ValueError, match="do not describe an RGB image"):
         make_image_processor(**{"image_size": 8, **wrong})
 
 

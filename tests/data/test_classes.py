@@ -11,7 +11,7 @@ def config_of(**labels):
     return BNDLConfig(feature_dim=4, **labels)
 
 
-def test_placeholders_are_no_names():
+def test_placeholders_are_not_names():
     assert known_classes(config_of(id2label={0: "cat", 1: "dog"})) == ["cat", "dog"]
     assert known_classes(config_of(num_labels=3)) is None
 

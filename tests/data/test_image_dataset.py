@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -25,7 +26,6 @@ from bndl_hf.data.image_dataset import (
     make_image_processor,
 )
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "datasets"
 PROCESSOR = make_image_processor(8)
 
 
@@ -306,9 +306,12 @@ def test_the_transform_can_be_sent_to_a_worker_process() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(rows))[3]["pixel_values"], rows[3]["pixel_values"])
 
 
-@pytest.mark.skipif(not (SHARED / "cifar10").is_dir(), reason="the shared copy of CIFAR-10 is not here")
-def test_cifar10_as_on_the_hub() -> None:
-    found = load_image_dataset(DataArguments(str(SHARED / "cifar10"), validation_fraction=0.1, max_eval_samples=100))
+def test_cifar10_as_on_the_hub(shared: Path) -> None:
+    if not (shared / "datasets" / "cifar10").is_dir():
+        pytest.skip("needs a copy of CIFAR-10")
+    found = load_image_dataset(
+        DataArguments(str(shared / "datasets" / "cifar10"), validation_fraction=0.1, max_eval_samples=100)
+    )
     assert (len(found.train), len(found.validation), len(found.test)) == (45_000, 100, 100)
     assert (found.image_column, found.label_column, found.label_names[0]) == ("img", "label", "airplane")
     rows = found.with_pixel_values("validation", make_image_processor(32), "auto")
@@ -518,3 +521,12 @@ def test_pairs_of_image_and_label_are_batched_like_rows() -> None:
 def test_rows_that_are_not_an_image_and_its_class_are_refused(row, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         collate([row])
+
+
+def test_the_example_of_the_guide_runs_and_prints_what_it_shows(capsys) -> None:
+    code = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "data.md").read_text(), re.S)[0]
+    names: dict = {}
+    exec(code, names)
+    (shown,) = re.findall(r"\n# (train: .*), \.\.\.\n", code)
+    assert capsys.readouterr().out.startswith(shown)
+    assert names["batch"]["pixel_values"].shape == (2, 3, 32, 32)

@@ -90,9 +90,28 @@ def test_folders_beside_the_splits_are_left_out_and_counted(tmp_path: Path, said
     assert f"Left out 2 images outside the folders of the splits of {tmp_path} (first: {tmp_path}/backup" in said()
 
 
+def test_of_two_folders_for_one_split_the_one_of_that_name_is_taken(tmp_path: Path, said) -> None:
+    dataset = found(images(tmp_path, *CATS_AND_DOGS, "train_old/cat/c.png", "test/cat/1.png", "test/dog/1.png"))
+    assert files_of(dataset, "train", tmp_path)["cat"] == ["train/cat/a.png", "train/cat/b.png"]
+    assert "Left out 1 image outside the folders of the splits" in said()
+
+
+def test_an_image_beside_a_wrapped_folder_is_left_out_with_a_warning(tmp_path: Path, said) -> None:
+    dataset = found(images(tmp_path, *(f"data/{place}" for place in CATS_AND_DOGS), "data/test/cat/1.png", "cover.png"))
+    assert (dataset.label_names, len(dataset.train)) == (["cat", "dog"], 4)
+    assert f"Left out 1 image outside the folders of the splits of {tmp_path} (first: {tmp_path}/cover.png)" in said()
+
+
+def test_a_table_among_many_images_is_a_stray_file(tmp_path: Path, said) -> None:
+    images(tmp_path, *CATS_AND_DOGS)
+    (tmp_path / "features.parquet").write_bytes(b"x")
+    assert len(found(tmp_path).train) == 4
+    assert "1 .parquet" in said()
+
+
 def test_one_split_among_other_folders_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"folder 'train', named like a split and holding folders, beside backup\."):
-        found(images(tmp_path, *CATS_AND_DOGS, "backup/cat/c.png"))
+        found(images(tmp_path, *CATS_AND_DOGS, "backup/cat/c.png", "train/cover.png"))
 
 
 # Classes

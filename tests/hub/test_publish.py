@@ -268,7 +268,7 @@ def test_a_fault_that_outlasts_the_clients_repetitions_fails_and_changes_nothing
 
 
 @pytest.mark.parametrize("arguments", [{}, {"create_pr": True}], ids=["branch", "pull request"])
-def test_a_commit_of_which_nobody_knows_whether_it_arrived_is_not_called_undone(hub, model, other_model, arguments):
+def test_a_commit_that_may_or_may_not_have_arrived_is_not_called_undone(hub, model, other_model, arguments):
     push(model, None)
     hub.cut("response", path_contains="/commit/")
     if arguments:
@@ -349,7 +349,7 @@ def test_a_repository_that_cannot_be_pushed_to(hub, model, repo, message):
         push(model, None, repo)
 
 
-def test_nobody_logged_in(hub, model, monkeypatch, tmp_path):
+def test_a_push_without_an_access_token(hub, model, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     for repo in ("vit-bndl", REPO):

@@ -269,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             ref = f"refs/heads/{rev}"
             if ref not in repo.refs:
-                raise Refused(400, f"{rev} is no branch")
+                raise Refused(400, f"{rev} is not a branch")
         made = self.server.hub.store.commit(repo, ref, parent, title, files)
         url = f"{self.server.hub.url}/{id}"
         answer = {"success": True, "commitOid": made.oid, "commitUrl": f"{url}/commit/{made.oid}", "hookOutput": ""}

@@ -94,7 +94,7 @@ class Store:
     def __init__(self) -> None:
         self.users: dict[str, tuple[str, tuple[str, ...]]] = {}  # token -> (name, namespaces it may write to)
         self.repos: dict[str, Repo] = {}
-        self.blobs: dict[str, bytes] = {}  # by SHA-256, visible to nobody until a commit names them
+        self.blobs: dict[str, bytes] = {}  # by SHA-256, not visible until a commit names them
         self._count = itertools.count()
 
     def create(self, repo_id: str, kind: str, private: bool) -> Repo:

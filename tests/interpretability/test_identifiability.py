@@ -74,7 +74,7 @@ def test_a_loading_within_the_tolerance_of_the_largest_is_zero():
 
 
 def test_zeros_that_everybody_has_do_not_count():
-    # Four more classes nobody speaks for: every factor now has zeros enough by number.
+    # Four more classes without any loading: every factor now has zeros enough by number.
     padded = torch.cat([LOADINGS, torch.zeros(3, 4)], dim=1)
     report = identifiability_report(alone(0, 1, 2), padded)
     assert report.sparsity.all()

@@ -24,9 +24,9 @@ def layer_with(loadings, **config):
 
 def test_loadings_are_counted_by_class_and_factor():
     report = sparsity_report(layer_with(LOADINGS))
-    assert report.nonzero == 4 / 8
-    assert report.per_class.tolist() == [3, 1]
-    assert report.per_factor.tolist() == [1, 0, 2, 1]
+    assert report.sparsity == 4 / 8
+    assert report.factors_per_class.tolist() == [3, 1]
+    assert report.classes_per_factor.tolist() == [1, 0, 2, 1]
     assert report.is_dead.tolist() == report.is_unused.tolist() == [False, True, False, False]
     assert str(report) == (
         "50.0% of 8 loadings are above 1e-05: 1 to 3 a class, 2.0 on average.\n"
@@ -44,7 +44,7 @@ def test_a_factor_no_image_shows_is_dead_too():
 
 def test_a_model_is_as_good_as_its_layer():
     model = tiny_model("resnet")
-    assert sparsity_report(model).nonzero == model.decision_layer.sparsity()
+    assert sparsity_report(model).sparsity == model.decision_layer.sparsity()
 
 
 def test_a_sweep_keeps_the_largest_loadings_and_judges_what_is_left():
@@ -58,8 +58,8 @@ def test_a_sweep_keeps_the_largest_loadings_and_judges_what_is_left():
     assert layer.training
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
     assert sweep.density == [1.0, 0.5, 0.01]
-    assert sweep.nonzero == pytest.approx([1.0, 0.5, 3 / 18])  # every class keeps its largest
-    assert sweep.per_class == pytest.approx([6, 3, 1])
+    assert sweep.sparsity == pytest.approx([1.0, 0.5, 3 / 18])  # every class keeps its largest
+    assert sweep.factors_per_class == pytest.approx([6, 3, 1])
     for place, density in enumerate(sweep.density):
         left = layer_with(layer.factor_loadings.detach(), loading_density=1.0)
         left.load_state_dict(before)
@@ -67,7 +67,7 @@ def test_a_sweep_keeps_the_largest_loadings_and_judges_what_is_left():
         probs = left.predict(features).probs
         assert sweep.accuracy[place] == pytest.approx((probs.argmax(dim=1) == labels).double().mean().item())
         expected = -probs[torch.arange(5000), labels].double().log().mean().item()
-        assert sweep.nll[place] == pytest.approx(expected, rel=1e-5)
+        assert sweep.negative_log_likelihood[place] == pytest.approx(expected, rel=1e-5)
     assert sparsity_frontier_plot({"pruned after training": vars(sweep)}).axes
 
 

@@ -149,12 +149,12 @@ def test_pavpu_of_draws(load):
 
 def test_ood_of_scores_and_of_probabilities(load, judged):
     score, is_out = judged[2], np.arange(120) % 3 == 0
-    inside, outside = torch.from_numpy(score[~is_out]), torch.from_numpy(score[is_out])
+    score_in, score_out = torch.from_numpy(score[~is_out]), torch.from_numpy(score[is_out])
     results = load("ood_auroc").compute(predictions=score, references=is_out.astype(int), positive="in")
     assert results == {
-        "ood_auroc": uncertainty.ood_auroc(inside, outside),
-        "ood_fpr95": uncertainty.ood_fpr95(inside, outside, "in"),
-        "ood_aupr": uncertainty.ood_aupr(inside, outside, "in"),
+        "ood_auroc": uncertainty.ood_auroc(score_in, score_out),
+        "ood_fpr95": uncertainty.ood_fpr95(score_in, score_out, "in"),
+        "ood_aupr": uncertainty.ood_aupr(score_in, score_out, "in"),
     }
     probs = judged[0]
     by_probability = load("ood_auroc").compute(predictions=probs, references=is_out.astype(int))

@@ -217,8 +217,8 @@ def test_activation_checkpointing_gives_the_same_gradients(model_type):
     layer = next(module for module in model.backbone.modules() if hasattr(module, "gradient_checkpointing"))
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
-            assert model.is_activation_checkpointing
+            model.gradient_checkpointing_enable()
+            assert model.is_gradient_checkpointing
             assert layer.gradient_checkpointing
         model.zero_grad()
         first = next(module for module in model.backbone.modules() if isinstance(module, nn.LayerNorm))
@@ -229,13 +229,13 @@ def test_activation_checkpointing_gives_the_same_gradients(model_type):
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
-    model.activation_checkpointing_disable()
-    assert not model.is_activation_checkpointing
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
 
 
 def test_a_backbone_that_cannot_checkpoint_says_so():
-    with pytest.raises(ValueError, match="does not support activation checkpointing"):
-        model_of("resnet").activation_checkpointing_enable()
+    with pytest.raises(ValueError, match=r"does not support (activation|gradient) checkpointing"):
+        model_of("resnet").gradient_checkpointing_enable()
 
 
 # ---- what forward reads ----
@@ -345,7 +345,7 @@ def test_transformers_wrapper_around_a_timm_model_is_wrapped_and_loaded(tmp_path
     model.save_pretrained(tmp_path)
     loaded = BNDLForImageClassification.from_pretrained(tmp_path)
     assert torch.equal(copy.deepcopy(loaded)(**inputs).logits, copy.deepcopy(model)(**inputs).logits)
-    loaded.activation_checkpointing_enable()
+    loaded.gradient_checkpointing_enable()
     assert loaded.backbone.timm_model.checkpointing
 
 

@@ -101,7 +101,7 @@ def test_exact_p_value_and_flip_probability_are_those_of_scipy_at_the_exact_mome
 
 
 def test_flip_probability_agrees_with_the_share_of_draws_that_flip():
-    # Many factors of similar size: the gap is nearly normal (PAPER.md: correlation 0.998 on trained heads).
+    # Many factors of similar size: the gap is nearly normal (correlation 0.998 on trained heads).
     posteriors = reference.random_posteriors(B=30, K=40, C=3, lowest=2.0)
     prediction = exactly(*posteriors)
     first, second = prediction.logits_mean.topk(2).indices.unbind(-1)

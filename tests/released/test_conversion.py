@@ -8,8 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ResNetConfig, ViTConfig
 
-from bndl_hf.hub.labels import KNOWN_LABELS, read_labels
-from bndl_hf.released.conversion import convert_released_checkpoint, load_decision_layer
+from bndl_hf.released import KNOWN_LABELS, convert_released_checkpoint, load_decision_layer, read_labels
 
 from .released_reference import CLASSES, Head, ResNet, vit_features, vit_state
 
@@ -177,6 +176,13 @@ def test_sizes_are_read_off_the_weights_or_taken_from_a_configuration(tmp_path):
     inferred.save_pretrained(tmp_path / "config")
     given = convert_released_checkpoint(path, tmp_path / "given", backbone_config=tmp_path / "config" / "config.json")
     assert given.config.backbone_config.num_attention_heads == HEADS
+    inferred.image_size = (8, 8)
+    inferred.save_pretrained(tmp_path / "two")
+    given = convert_released_checkpoint(path, tmp_path / "of_two", backbone_config=tmp_path / "two")
+    assert given.config.backbone_config.image_size == 8
+    inferred.image_size = (8, 12)
+    inferred.save_pretrained(tmp_path / "oblong")
+    refusal(state, tmp_path, "weights are of a ViT for square images", backbone_config=tmp_path / "oblong")
 
 
 def test_image_processors_are_vits_and_torchvisions_evaluation(tmp_path):
@@ -269,7 +275,7 @@ def test_a_damaged_file_is_a_sentence(tmp_path, name):
 
 
 def test_files_without_a_state_dict_say_what_they_hold(tmp_path):
-    refusal({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path, "no tensors.*epoch, optimizer")
+    refusal({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path, "not tensors.*epoch, optimizer")
     refusal([torch.ones(2)], tmp_path, "holds a list")
 
 

@@ -1,5 +1,5 @@
-"""explain.py as a user runs it: its files agree with the library, printed parts add up, and what does not fit is said
-in a sentence."""
+"""explain.py as a user runs it: its files agree with the library, printed contributions add up, and what does not fit
+is said in a sentence."""
 
 import contextlib
 import io
@@ -72,7 +72,7 @@ def run(model: Path, image: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 def test_every_file_is_written_and_named(run: tuple[Path, str]) -> None:
     folder, printed = run
-    figures = ["gallery.png", "noise_gap.png", "noise_maps.png", "noise_parts.png"]
+    figures = ["gallery.png", "noise_contributions.png", "noise_gap.png", "noise_maps.png"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(["explanations.json", "gallery.html", *figures])
     assert sorted(printed.splitlines()[-6:]) == sorted(map(str, folder.iterdir()))
     for name in figures:
@@ -84,7 +84,7 @@ def test_every_file_is_written_and_named(run: tuple[Path, str]) -> None:
 
 def test_the_numbers_are_those_of_the_library(run: tuple[Path, str], model: Path) -> None:
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     results = json.loads((run[0] / "explanations.json").read_text(), parse_constant=refuse)
     classifier = BNDLForImageClassification.from_pretrained(model).eval()
@@ -99,8 +99,8 @@ def test_the_numbers_are_those_of_the_library(run: tuple[Path, str], model: Path
     assert (results["num_images"], results["num_factors"]) == (359, 6)
     assert results["num_active_factors"] == int((scores > 0).any(dim=0).sum()) == len(results["factors"])
     assert results["maps"] == {"method": "pooled_average", "exact": True}
-    assert results["sparsity"]["nonzero_loadings"] == pytest.approx(sparsity.nonzero)
-    assert results["sparsity"]["loadings_per_class"] == sparsity.per_class.tolist()
+    assert results["sparsity"] == pytest.approx(sparsity.sparsity)
+    assert results["factors_per_class"] == sparsity.factors_per_class.tolist()
     assert results["purity"]["chance"] == pytest.approx(purity.chance)
     assert results["purity"]["mean"] == pytest.approx(purity.purity[purity.num_top > 0].mean().item())
     assert results["identifiability"]["rank"] == certified.rank
@@ -118,20 +118,20 @@ def test_the_numbers_are_those_of_the_library(run: tuple[Path, str], model: Path
     assert results["command"].startswith("scripts/explain.py --model_name_or_path")
 
 
-def test_printed_parts_add_up_to_the_logit(run: tuple[Path, str], model: Path, image: Path) -> None:
+def test_printed_contributions_add_up_to_the_total(run: tuple[Path, str], model: Path, image: Path) -> None:
     lines = run[1].splitlines()
     start = next(i for i, line in enumerate(lines) if "noise: " in line)
     parts = [float(line[14:22]) for line in lines if re.match(r"  factor \d", line)]
     named = {
-        line.split()[0]: float(line.split()[1]) for line in lines if line.startswith(("  rest", "  bias", "  logit"))
+        line.split()[0]: float(line.split()[1]) for line in lines if line.startswith(("  rest", "  bias", "  total"))
     }
     assert len(parts) == 3
     assert parts == sorted(parts, reverse=True)
-    assert sum(parts) + named["rest"] + named["bias"] == pytest.approx(named["logit"], abs=6 * 0.005)
+    assert sum(parts) + named["rest"] + named["bias"] == pytest.approx(named["total"], abs=6 * 0.005)
     classifier = BNDLForImageClassification.from_pretrained(model).eval()
     pixel_values = make_image_processor(24)(images=Image.open(image), return_tensors="pt")["pixel_values"]
     prediction = classifier.predict(pixel_values)
-    assert named["logit"] == pytest.approx(prediction.logits_mean.max().item(), abs=0.006)
+    assert named["total"] == pytest.approx(prediction.logits_mean.max().item(), abs=0.006)
     assert f"noise: {prediction.predicted_labels.item()} with {prediction.probs.max():.1%}, " in lines[start]
 
 
@@ -150,9 +150,9 @@ def test_a_row_of_the_dataset_is_explained_as_its_file_would_be(
     data = load_image_dataset(DataArguments("digits"))
     (tmp_path / "digit.png").write_bytes(data.test[7]["image"]["bytes"])
     explain.main(command(model, tmp_path, "--max_factors", "1", "--rows", "7", "--images", str(tmp_path / "digit.png")))
-    row, file = re.findall(r"(?:row7|digit): (.*?logit +[\d.]+)", capsys.readouterr().out, flags=re.S)
+    row, file = re.findall(r"(?:row7|digit): (.*?total +[\d.]+)", capsys.readouterr().out, flags=re.S)
     assert row == file
-    assert (tmp_path / "row7_parts.png").read_bytes() == (tmp_path / "digit_parts.png").read_bytes()
+    assert (tmp_path / "row7_contributions.png").read_bytes() == (tmp_path / "digit_contributions.png").read_bytes()
 
 
 def test_help_says_what_it_writes_and_every_flag(capsys: pytest.CaptureFixture) -> None:
@@ -161,7 +161,14 @@ def test_help_says_what_it_writes_and_every_flag(capsys: pytest.CaptureFixture) 
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "python scripts/explain.py --model_name_or_path outputs/mine --dataset_name" in text
-    for word in ("gallery.html", "gallery.png", "explanations.json", "NAME_parts.png", "NAME_gap.png", "NAME_maps.png"):
+    for word in (
+        "gallery.html",
+        "gallery.png",
+        "explanations.json",
+        "NAME_contributions.png",
+        "NAME_gap.png",
+        "NAME_maps.png",
+    ):
         assert word in text
     for flag in ("--images", "--lime", "--top_k", "--max_factors", "--tolerance", "--test_split", "--use_cpu"):
         assert re.search(rf"^  {flag} .*", text, flags=re.M)

@@ -38,7 +38,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_from_scratch_leaves_model_processor_results_and_card(tmp_path: Path) -> None:
     results = from_scratch(tmp_path, "--max_steps", "8")
     assert results == {**results, **json.loads((tmp_path / "results.json").read_text())}
-    for name in ("accuracy", "nll", "ece", "pavpu", "pavpu_20_draws", "sparsity", "train_seconds", "evaluated_on"):
+    for name in ("accuracy", "nll", "brier_score", "pavpu_20_draws", "sparsity", "train_seconds", "evaluated_on"):
         assert name in results
     assert results["evaluated_on"] == "split 'test' of digits"
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
@@ -53,7 +53,7 @@ def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp
     whole = from_scratch(tmp_path / "whole", "--max_steps", "8", *steady)
     from_scratch(tmp_path / "parts", "--max_steps", "4", *steady)
     resumed = from_scratch(tmp_path / "parts", "--max_steps", "8", *steady)
-    assert resumed["nll"] == whole["nll"]
+    assert resumed["negative_log_likelihood"] == whole["negative_log_likelihood"]
 
 
 def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
     argv = ["--model_name_or_path", str(tmp_path), "--dataset_name", "digits", "--output_dir", str(output), "--use_cpu"]
     judged = evaluate.main([*argv, "--no_figures", "--num_samples", "0"])
     assert json.loads((output / "results.json").read_text())["num_images"] == 359
-    for name in ("accuracy", "nll", "ece", "pavpu"):
+    for name in ("accuracy", "negative_log_likelihood", "expected_calibration_error", "pavpu"):
         assert judged[name] == pytest.approx(results[name], abs=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_a_frozen_backbone_with_cached_features_is_left_as_it_was(tmp_path: Path
     [
         ([], "Pass either --model_name_or_path"),
         (["--model_type", "resnett"], "--model_type resnett is unknown"),
-        (["--model_type", "resnet", "--config_overrides", "hidden_size=3"], "is no JSON"),
+        (["--model_type", "resnet", "--config_overrides", "hidden_size=3"], "is not JSON"),
         (["--model_type", "resnet", "--config_overrides", '{"hiden_sizes": [1]}'], "ResNetConfig has no hiden_sizes"),
         (["--model_type", "resnet", "--projection", "cubic"], "projection='cubic' is unknown"),
         (["--model_type", "bert"], "has no image classifier"),
@@ -136,3 +136,54 @@ def test_an_unreadable_image_is_named_even_by_a_worker(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "bad.jpg" in result.stderr.strip().splitlines()[-1]
     assert "--skip_bad_images" in result.stderr.strip().splitlines()[-1]
+
+
+def test_early_stopping_keeps_the_best_model_and_weighs_the_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model_type", "resnet", "--config_overrides", json.dumps(TINY_RESNET), "--image_size", "32", *COMMON]
+    choosing = ["--validation_fraction", "0.3", "--early_stopping_patience", "1", "--class_weights", "balanced"]
+    # Better is impossible, so the second evaluation is the last and the first model is kept.
+    never_better = ["--metric_for_best_model", "sparsity", "--learning_rate", "0", "--loading_density", "1"]
+    still = ["--decision_layer_learning_rate", "0", "--augmentation", "none", "--num_train_epochs", "9"]
+    few = ["--max_train_samples", "200", "--output_dir", str(tmp_path)]
+    results = finetune.main([*argv, *choosing, *never_better, *still, *few])
+    last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    state = json.loads((last / "trainer_state.json").read_text())
+    assert state["epoch"] == 2.0
+    assert state["best_global_step"] == state["global_step"] // 2
+    assert results["evaluated_on"] == "split 'test' of digits"
+    printed = capsys.readouterr()
+    assert "training images of 10 classes: 0 " in printed.out
+    assert "validation images, 359 test images)" in printed.out
+    assert "early stopping" not in printed.err, "the test images decide nothing"
+
+
+def test_the_best_model_needs_no_flag_beside_the_one_that_asks_for_it() -> None:
+    argv = ["--model_type", "resnet", *COMMON, "--validation_fraction", "0.2"]
+    for more, strategy, steps in (
+        (["--load_best_model_at_end"], "epoch", None),
+        (["--load_best_model_at_end", "True", "--save_strategy", "steps", "--save_steps", "40"], "steps", 40),
+        (["--early_stopping_patience=3"], "epoch", None),
+    ):
+        arguments = finetune.parse([*argv, *more])[2]
+        assert arguments.load_best_model_at_end
+        assert (arguments.eval_strategy, arguments.eval_steps) == (strategy, steps)
+        assert (arguments.metric_for_best_model, arguments.greater_is_better) == ("loss", False)
+    arguments = finetune.parse([*argv, "--eval_strategy", "steps", "--eval_steps", "7"])[2]
+    assert (arguments.eval_strategy, arguments.eval_steps, arguments.load_best_model_at_end) == ("steps", 7, False)
+    assert finetune.parse(["--model_type", "resnet", *COMMON])[2].eval_strategy == "no"
+
+
+def test_choosing_without_validation_images_is_answered_with_a_sentence(tmp_path: Path) -> None:
+    argv = ["--model_type", "resnet", *COMMON, "--early_stopping_patience", "3", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"digits has no validation images, .* pass --validation_fraction 0\.1 to"):
+        finetune.main(argv)
+    with pytest.raises(ValueError, match="--early_stopping_patience 0 would stop before it starts; pass 1 or more"):
+        finetune.main([*argv, "--early_stopping_patience", "0"])
+
+
+def test_a_token_is_not_written_into_the_results(tmp_path: Path) -> None:
+    results = from_scratch(tmp_path, "--max_steps", "1", "--hub_token", "hf_secret")
+    assert "hf_secret" not in (tmp_path / "results.json").read_text()
+    assert "--max_steps 1" in results["command"]

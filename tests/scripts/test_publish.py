@@ -72,13 +72,15 @@ def test_a_dry_run_lists_exactly_what_a_push_then_publishes(hub, folder, tmp_pat
 def test_a_new_card_with_facts_a_branch_and_a_pull_request(hub, api, folder, capsys):
     publish.main(arguments(folder))
     main = hub.files(REPO)
-    facts = ("--base_model", "google/vit-base", "--license", "apache-2.0", "--commit_message", "With a licence")
+    facts = ("--base_model", "google/vit-base", "--license", "apache-2.0", "--tags", "pets", "--language", "en")
+    facts += ("--commit_message", "With a licence")
     publish.main(arguments(folder, *facts, "--revision", "trial"))
     publish.main(arguments(folder, *facts, "--create_pr"))
     assert "/discussions/1" in capsys.readouterr().out
     assert hub.files(REPO) == main
     for revision in ("trial", "refs/pr/1"):
-        assert "license: apache-2.0" in hub.files(REPO, revision)["README.md"].decode()
+        card = hub.files(REPO, revision)["README.md"].decode()
+        assert all(line in card for line in ("license: apache-2.0", "- pets", "- en"))
     assert api.list_repo_commits(REPO, revision="trial")[0].title == "With a licence"
 
 
@@ -104,8 +106,8 @@ def test_help_teaches_by_example(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "sentence"),
     [
-        ("--results", "nowhere.json", "--results nowhere.json is no file here."),
-        ("--card", "nowhere.md", "--card nowhere.md is no file here."),
+        ("--results", "nowhere.json", "--results nowhere.json is not a file here."),
+        ("--card", "nowhere.md", "--card nowhere.md is not a file here."),
         ("--figures", "nowhere.png", "nowhere.png"),
         ("--repo_id", "alice/a/b", "Repo id must be in the form"),
     ],
@@ -116,9 +118,9 @@ def test_what_is_wrong_is_said(hub, folder, flag, value, sentence):
     assert hub.store.repos == {}
 
 
-def test_results_that_are_no_json_are_named(hub, folder):
+def test_results_that_are_not_json_are_named(hub, folder):
     (folder / "results.json").write_text("{")
-    with pytest.raises(ValueError, match=r"results\.json is no JSON .*; name another file with --results"):
+    with pytest.raises(ValueError, match=r"results\.json is not JSON .*; name another file with --results"):
         publish.main(arguments(folder))
     assert hub.store.repos == {}
 

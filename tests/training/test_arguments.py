@@ -28,8 +28,9 @@ NAN = float("nan")
             "cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.",
         ),
         (
-            {"label_smoothing_factor": 0.1},
-            "label_smoothing_factor=0.1: the negative ELBO has no smoothed labels; leave it at 0.",
+            {"label_smoothing_factor": 1.0},
+            "label_smoothing_factor=1.0 is the share of a label that is spread over all classes; it must lie in "
+            "[0, 1).",
         ),
     ],
 )
@@ -70,3 +71,41 @@ def test_every_field_is_a_documented_flag(tmp_path: Path) -> None:
 
 def test_image_columns_are_kept_by_default(tmp_path: Path) -> None:
     assert BNDLTrainingArguments(output_dir=str(tmp_path)).remove_unused_columns is False
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("accuracy", True),
+        ("eval_pavpu", True),
+        ("error_detection_auroc", True),
+        ("loss", False),
+        ("nll", False),
+        ("eval_negative_log_likelihood", False),
+        ("expected_calibration_error", False),
+        ("brier_score", False),
+        ("area_under_risk_coverage", False),
+    ],
+)
+def test_the_best_model_is_the_one_with_less_of_a_measure_of_error(metric: str, greater: bool, tmp_path: Path) -> None:
+    assert BNDLTrainingArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is greater
+    assert BNDLTrainingArguments(str(tmp_path), metric_for_best_model=metric, greater_is_better=True).greater_is_better
+
+
+@pytest.mark.parametrize("given", ["[1, 9]", "1,9", [1, 9], (1.0, 9.0)])
+def test_class_weights_are_read_from_a_command_line_or_python(given: Any, tmp_path: Path) -> None:
+    assert BNDLTrainingArguments(str(tmp_path), class_weights=given).class_weights == [1.0, 9.0]
+
+
+@pytest.mark.parametrize("given", ["even", "[]", "[1, -1]", "[1, NaN]", [0, 0], {"cat": 2}, "[[1], [2]]"])
+def test_class_weights_that_are_none_are_named(given: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is neither 'balanced' nor a list of numbers >= 0, one for each class"):
+        BNDLTrainingArguments(str(tmp_path), class_weights=given)
+
+
+@pytest.mark.parametrize(
+    "values", [{"class_weights": "balanced"}, {"train_sampling_strategy": "sequential"}], ids=["weights", "order"]
+)
+def test_a_weighted_sampler_does_not_go_with_what_it_contradicts(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pass one of them"):
+        BNDLTrainingArguments(str(tmp_path), weighted_sampler=True, **values)

@@ -9,6 +9,7 @@ import logging
 import shutil
 import signal
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from bndl_hf import BNDLForImageClassification
-from bndl_hf.training.checkpoints import checkpoint_problem, last_checkpoint
+from bndl_hf.training.checkpoint_folders import checkpoint_problem, last_checkpoint
 
 from . import runs
 from .conftest import Job, JobServer
@@ -123,44 +124,97 @@ def test_the_best_weights_come_back_exactly(tmp_path: Path) -> None:
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """transformers' loggers do not propagate, so pytest's handler goes to ours directly."""
-    logger = logging.getLogger("bndl_hf.training.checkpoints")
+    logger = logging.getLogger("bndl_hf.training.checkpoint_folders")
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
 
 
-def _without_state(checkpoint: Path) -> None:
-    (checkpoint / "trainer_state.json").unlink()
+def _removed(name: str) -> Any:
+    return lambda checkpoint: (checkpoint / name).unlink()
 
 
-def _half_a_state(checkpoint: Path) -> None:
-    state = checkpoint / "trainer_state.json"
-    state.write_text(state.read_text()[:100])
+def _cut(name: str) -> Any:
+    return lambda checkpoint: (checkpoint / name).write_bytes((checkpoint / name).read_bytes()[:100])
 
 
-def _half_the_weights(checkpoint: Path) -> None:
-    weights = checkpoint / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+def _written(name: str, text: str) -> Any:
+    return lambda checkpoint: (checkpoint / name).write_text(text)
 
 
-@pytest.mark.parametrize("damage", [_without_state, _half_a_state, _half_the_weights])
-def test_a_half_written_checkpoint_is_passed_over_aloud(
-    damage: Any, straight_vit: Any, half_way: Path, warnings: pytest.LogCaptureFixture
+def _one_byte_changed(name: str) -> Any:
+    """In the middle of the largest record of what torch wrote."""
+
+    def damage(checkpoint: Path) -> None:
+        with zipfile.ZipFile(checkpoint / name) as archive:
+            largest = max(archive.infolist(), key=lambda record: record.file_size)
+        content = bytearray((checkpoint / name).read_bytes())
+        content[largest.header_offset + 200 + largest.file_size // 2] ^= 0xFF
+        (checkpoint / name).write_bytes(content)
+
+    return damage
+
+
+DAMAGES = {
+    "no state": (_removed("trainer_state.json"), "trainer_state.json, written last, is missing or cut short"),
+    "half a state": (_cut("trainer_state.json"), "trainer_state.json, written last, is missing or cut short"),
+    "an empty state": (_written("trainer_state.json", "{}"), "trainer_state.json does not say which step it is of"),
+    "a list for a state": (_written("trainer_state.json", "[]"), "trainer_state.json does not say which step it is of"),
+    "no weights": (_removed("model.safetensors"), "it holds no weights"),
+    "half the weights": (_cut("model.safetensors"), "model.safetensors is damaged"),
+    "no optimizer": (_removed("optimizer.pt"), "it lacks its optimizer (optimizer.pt), which would start afresh"),
+    "no schedule": (_removed("scheduler.pt"), "it lacks its learning rate schedule (scheduler.pt), which would start"),
+    "no random state": (_removed("rng_state.pth"), "it lacks its random state (rng_state*.pth), which would start"),
+    "an empty optimizer": (_written("optimizer.pt", ""), "optimizer.pt is damaged"),
+    "half an optimizer": (_cut("optimizer.pt"), "optimizer.pt is damaged"),
+    "another byte": (_one_byte_changed("optimizer.pt"), "optimizer.pt is damaged"),
+    "half a schedule": (_cut("scheduler.pt"), "scheduler.pt is damaged"),
+    "half a random state": (_cut("rng_state.pth"), "rng_state.pth is damaged"),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.values(), ids=DAMAGES)
+def test_a_checkpoint_that_is_not_whole_is_skipped_with_a_warning(
+    damage: Any, reason: str, straight_vit: Any, half_way: Path, warnings: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(straight_vit[1] / "checkpoint-6", half_way / "checkpoint-6")
     damage(half_way / "checkpoint-6")
     assert last_checkpoint(half_way) == str(half_way / "checkpoint-3")
-    assert "Passing over" in warnings.text
-    assert "checkpoint-6" in warnings.text
-    reason = "model.safetensors is damaged" if damage is _half_the_weights else "trainer_state.json, written last, is"
+    assert f"Skipping {half_way / 'checkpoint-6'}: " in warnings.text
     assert reason in warnings.text
+    # Who names it gets an error instead, and the name of one that is whole.
+    with pytest.raises(ValueError, match=r"checkpoint-6 cannot be resumed: .*checkpoint-3 is whole\."):
+        runs.make_trainer(half_way).train(resume_from_checkpoint=str(half_way / "checkpoint-6"))
+
+
+def test_a_shard_of_the_weights_that_is_gone_is_named(half_way: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    checkpoint = half_way / "checkpoint-3"
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00002.safetensors")
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert checkpoint_problem(checkpoint) == "model-00002-of-00002.safetensors is missing"
+
+
+def test_a_checkpoint_of_another_number_of_processes_says_that_random_numbers_start_afresh(
+    half_way: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = half_way / "checkpoint-3"
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    logger = logging.getLogger("bndl_hf.training.checkpoints")
+    logger.addHandler(warnings.handler)
+    try:
+        runs.make_trainer(half_way, max_steps=4).train(resume_from_checkpoint=True)
+    finally:
+        logger.removeHandler(warnings.handler)
+    assert "it was written by 2 processes and this run has 1; random numbers start afresh" in warnings.text
 
 
 def test_resuming_skips_a_half_written_checkpoint(straight_vit: Any, half_way: Path, jobs: JobServer) -> None:
     shutil.copytree(straight_vit[1] / "checkpoint-6", half_way / "checkpoint-6")
-    _half_the_weights(half_way / "checkpoint-6")
+    _cut("model.safetensors")(half_way / "checkpoint-6")
     job = jobs.run("train", output_dir=half_way, result=half_way / "result.pt", resume=True, **CONFIG, **SIX_STEPS)
-    assert f"Passing over {half_way / 'checkpoint-6'}: model.safetensors is damaged" in job.log
+    assert f"Skipping {half_way / 'checkpoint-6'}: model.safetensors is damaged" in job.log
     assert_bit_equal(straight_vit[2], torch.load(half_way / "result.pt"))
     assert checkpoint_problem(half_way / "checkpoint-6") is None
 
@@ -178,7 +232,7 @@ def test_resuming_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 
 def test_resuming_from_a_damaged_checkpoint_by_name_is_an_error(half_way: Path) -> None:
-    _without_state(half_way / "checkpoint-3")
+    _removed("trainer_state.json")(half_way / "checkpoint-3")
     with pytest.raises(ValueError, match=r"checkpoint-3 cannot be resumed: its trainer_state\.json, written last"):
         runs.make_trainer(half_way).train(resume_from_checkpoint=str(half_way / "checkpoint-3"))
 
@@ -191,12 +245,17 @@ def test_resuming_from_a_folder_that_is_not_there_is_an_error(tmp_path: Path) ->
 # ---- killed, interrupted ----
 
 
-def stop(job: Job, flag: Path, sent: signal.Signals) -> int:
-    """Send the signal once the job says that it waits; its exit status."""
+def await_flag(job: Job, flag: Path) -> None:
+    """Return once the job says that it waits."""
     deadline = time.monotonic() + 100
     while not flag.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert flag.exists(), job.log
+
+
+def stop(job: Job, flag: Path, sent: signal.Signals) -> int:
+    """Send the signal once the job says that it waits; its exit status."""
+    await_flag(job, flag)
     job.send(sent)
     return job.wait()
 
@@ -233,7 +292,7 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
     assert stop(job, result.with_name("result.pt.waiting"), signal.SIGKILL) == -9
     assert (half_way / "checkpoint-6" / "model.safetensors").exists()
     job = jobs.run("train", output_dir=half_way, result=result, resume=True, **CONFIG, **SIX_STEPS)
-    assert f"Passing over {half_way / 'checkpoint-6'}" in job.log
+    assert f"Skipping {half_way / 'checkpoint-6'}" in job.log
     assert_bit_equal(straight_vit[2], torch.load(result))
 
 

@@ -101,8 +101,10 @@ def test_cached_training_evaluates_stops_early_and_keeps_the_best_like_any_other
     assert len(evaluations) == 3, "the first is the best, two more are no better"
     assert trainer.state.best_global_step == 1
     assert sum(passes) == 16 + 6
-    best = torch.tensor(evaluations[0]["eval_nll"])
-    torch.testing.assert_close(torch.tensor(trainer.evaluate()["eval_nll"]), best, rtol=1e-5, atol=1e-6)
+    best = torch.tensor(evaluations[0]["eval_negative_log_likelihood"])
+    torch.testing.assert_close(
+        torch.tensor(trainer.evaluate()["eval_negative_log_likelihood"]), best, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_cached_training_resumes_exactly(tmp_path: Path) -> None:

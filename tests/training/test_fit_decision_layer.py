@@ -53,7 +53,7 @@ def test_held_out_features_are_judged_every_epoch(capsys: pytest.CaptureFixture[
     features, labels = blobs(30, seed=1)
     fit(eval_features=features, eval_labels=labels, num_train_epochs=2, disable_tqdm=False)
     printed = capsys.readouterr().out
-    for name in ("eval_accuracy", "eval_nll", "eval_ece", "eval_pavpu"):
+    for name in ("eval_accuracy", "eval_nll", "eval_expected_calibration_error", "eval_pavpu"):
         assert printed.count(f"'{name}'") == 2
 
 

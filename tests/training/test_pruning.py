@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from transformers import TrainerControl, TrainerState
 
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 
-from .runs import make_trainer
+from .runs import classifier, make_trainer, step_logs
 from .test_fit_decision_layer import QUICK, blobs
 
 
@@ -38,10 +40,10 @@ def test_what_lies_below_the_threshold_stays_where_it_is():
 @pytest.mark.parametrize("max_steps", [1, 3, 10, 1000])
 def test_the_density_falls_on_a_cubic_and_ends_where_it_should(max_steps):
     layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
-    pruner = LoadingPruner(layer, start=0.1, end=0.6)
+    pruner = LoadingPruner(start=0.1, end=0.6)
     densities = []
     for step in range(max_steps):
-        pruner.after_step(step, max_steps)
+        pruner.after_step(layer, step, max_steps)
         densities.append(layer.sparsity())
     assert densities[-1] == pytest.approx(0.2)
     assert densities == sorted(densities, reverse=True)
@@ -56,7 +58,7 @@ def test_a_density_of_one_prunes_nothing():
     layer = layer_with(torch.rand(4, 3) + 0.1, loading_density=1.0)
     before = layer.raw_loadings.clone()
     for step in range(10):
-        LoadingPruner(layer, 0.0, 1.0).after_step(step, 10)
+        LoadingPruner(0.0, 1.0).after_step(layer, step, 10)
     assert torch.equal(layer.raw_loadings, before)
 
 
@@ -75,10 +77,10 @@ def test_what_is_pruned_stays_pruned_whatever_the_optimizer_s_momentum(optim):
 
 def test_an_end_that_was_skipped_is_made_up_for():
     layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
-    pruner = LoadingPruner(layer, start=0.1, end=0.6)
+    pruner = LoadingPruner(start=0.1, end=0.6)
     for step in range(100):
         if step != 59:  # an optimizer step that overflowed
-            pruner.after_step(step, 100)
+            pruner.after_step(layer, step, 100)
     assert layer.sparsity() == pytest.approx(0.2)
 
 
@@ -96,9 +98,34 @@ def test_a_trainer_may_train_twice_and_prunes_both_times(tmp_path):
 def test_weights_of_before_the_end_of_pruning_are_told(caplog):
     layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
     with caplog.at_level("WARNING", logger="bndl_hf"):
-        warn_if_not_pruned(layer)
-        assert "100% of the loadings are above zero, not 20%" in caplog.text
+        warn_if_not_pruned(layer, weights_of_step=3, end=0.6, max_steps=10)
+        assert "100% of the loadings are above zero, not 20%: these weights are of step 3" in caplog.text
+        assert "pruning was to end at step 6 of 10. The model works as it is" in caplog.text
         caplog.clear()
         layer.prune_smallest(0.2)
-        warn_if_not_pruned(layer)
+        warn_if_not_pruned(layer, weights_of_step=10, end=0.6, max_steps=10)
     assert not caplog.text
+
+
+def test_accumulated_gradients_prune_once_a_step(tmp_path):
+    logs = []
+    for size, steps in ((4, 1), (2, 2)):
+        values = {"max_steps": 6, "per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        trainer = make_trainer(tmp_path, classifier(dropout=False), optim="sgd", **values)
+        trainer.train()
+        logs.append([log["sparsity"] for log in step_logs(trainer)])
+    assert logs[0] == logs[1]
+    assert len(set(logs[0])) > 2, "it falls in several steps"
+
+
+def test_a_step_that_overflowed_prunes_nothing():
+    layer = layer_with(torch.rand(40, 25) + 0.1, loading_density=0.2)
+    state, pruner = TrainerState(global_step=5, max_steps=10), LoadingPruner(start=0.1, end=0.6)
+    given = {"args": None, "state": state, "control": TrainerControl(), "model": layer}
+    accelerated = AcceleratedOptimizer(torch.optim.SGD(layer.parameters(), lr=0.1))
+    accelerated._is_overflow = True
+    pruner.on_optimizer_step(**given, optimizer=accelerated)
+    assert layer.sparsity() == 1.0
+    accelerated._is_overflow = False
+    pruner.on_optimizer_step(**given, optimizer=accelerated)
+    assert layer.sparsity() == pytest.approx(0.2)

@@ -151,7 +151,7 @@ def test_training_starts_where_a_warm_start_left_off(architecture: str, tmp_path
 def test_the_first_look_at_the_features_leaves_no_trace(tmp_path: Path) -> None:
     trainer = runs.make_trainer(tmp_path, model=runs.classifier("resnet"))
     before, state = runs.weights(trainer.model), torch.get_rng_state()
-    trainer.prepare_decision_layer(resumes=False)
+    preparation.prepare_decision_layer(trainer, resumes=False)
     after = runs.weights(trainer.model)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decision_layer.feature_scale"}
@@ -251,10 +251,10 @@ def test_an_evaluation_reports_accuracy_and_how_far_to_trust_it(trained: BNDLTra
     expected = {
         "accuracy": correct.float().mean().item(),
         "nll": -prediction.probs[range(10), labels].log().mean().item(),
-        "brier": (prediction.probs - torch.eye(3)[labels]).square().sum(-1).mean().item(),
+        "brier_score": (prediction.probs - torch.eye(3)[labels]).square().sum(-1).mean().item(),
         "pavpu": (correct == prediction.is_certain).float().mean().item(),
-        "ece": expected_calibration_error(prediction.probs, labels),
-        "aurc": area_under_risk_coverage(confidence, correct),
+        "expected_calibration_error": expected_calibration_error(prediction.probs, labels),
+        "area_under_risk_coverage": area_under_risk_coverage(confidence, correct),
         "sparsity": trained.model.decision_layer.sparsity(),
     }
     for name, value in expected.items():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bndl_hf.data.pixel_values import collate, make_image_processor
-from bndl_hf.training.checkpoints import checkpoint_problem
+from bndl_hf.training.checkpoint_folders import checkpoint_problem
 from bndl_hf.training.features import cache_key, cached_features
 
 from . import runs
@@ -113,7 +113,7 @@ def test_an_evaluation_in_two_processes_counts_no_padding(
 ) -> None:
     alone = runs.make_trainer(tmp_path, runs.classifier("resnet"), eval_dataset=runs.images(9, seed=1)).evaluate()
     for outcome in two_processes[1]:
-        for name in ("accuracy", "nll", "ece", "brier", "aurc", "pavpu"):
+        for name in ("loss", "nll", "accuracy", "expected_calibration_error", "brier_score", "pavpu"):
             assert outcome["evaluation"][f"eval_{name}"] == pytest.approx(alone[f"eval_{name}"], rel=1e-5), name
 
 

@@ -37,7 +37,7 @@ def test_the_promise_is_kept_for_1_minus_delta_of_the_calibration_sets():
     fits = [fit_abstention(*population(4000, generator), risk=0.09, delta=0.1) for _ in range(400)]
     broken = np.mean([true_risk(fitted.threshold) > 0.09 for fitted in fits])
     assert broken <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 400)
-    # The best threshold answers 60 %; a promise that answered nothing would be no feat.
+    # The best threshold answers 60 %; a promise that answers nothing is easily kept.
     assert np.mean([fitted.coverage for fitted in fits]) > 0.35
     for fitted in fits:
         assert fitted.empirical_risk <= fitted.risk_bound <= fitted.risk == 0.09

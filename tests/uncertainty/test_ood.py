@@ -14,51 +14,51 @@ METRICS = [ood_auroc, ood_fpr95, ood_aupr]
 
 
 def overlapping_scores(tied, seed=0):
-    """Scores of 300 images inside and 200 outside, continuous or in steps that tie."""
+    """Scores of 300 in-distribution and 200 out-of-distribution images, continuous or in steps that tie."""
     generator = torch.Generator().manual_seed(seed)
-    inside = torch.randn(300, generator=generator, dtype=torch.float64)
-    outside = torch.randn(200, generator=generator, dtype=torch.float64) + 1
-    return ((2 * inside).round() / 2, (2 * outside).round() / 2) if tied else (inside, outside)
+    score_in = torch.randn(300, generator=generator, dtype=torch.float64)
+    score_out = torch.randn(200, generator=generator, dtype=torch.float64) + 1
+    return ((2 * score_in).round() / 2, (2 * score_out).round() / 2) if tied else (score_in, score_out)
 
 
-def stacked(inside, outside):
+def stacked(score_in, score_out):
     """Truth (1 = out) and score of all images, as scikit-learn wants them."""
-    return torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))]), torch.cat([inside, outside])
+    return torch.cat([torch.zeros(len(score_in)), torch.ones(len(score_out))]), torch.cat([score_in, score_out])
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_auroc_is_scikit_learns_and_that_of_a_loop_over_pairs(tied):
-    inside, outside = overlapping_scores(tied)
-    value = ood_auroc(inside, outside)
-    assert value == pytest.approx(roc_auc_score(*stacked(inside, outside)), rel=1e-12)
-    assert value == pytest.approx(reference.auroc(inside.tolist(), outside.tolist()), rel=1e-12)
+    score_in, score_out = overlapping_scores(tied)
+    value = ood_auroc(score_in, score_out)
+    assert value == pytest.approx(roc_auc_score(*stacked(score_in, score_out)), rel=1e-12)
+    assert value == pytest.approx(reference.auroc(score_in.tolist(), score_out.tolist()), rel=1e-12)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_aupr_is_scikit_learns_average_precision(tied):
-    inside, outside = overlapping_scores(tied)
-    truth, score = stacked(inside, outside)
-    assert ood_aupr(inside, outside) == pytest.approx(average_precision_score(truth, score), rel=1e-12)
-    assert ood_aupr(inside, outside, "in") == pytest.approx(average_precision_score(1 - truth, -score), rel=1e-12)
+    score_in, score_out = overlapping_scores(tied)
+    truth, score = stacked(score_in, score_out)
+    assert ood_aupr(score_in, score_out) == pytest.approx(average_precision_score(truth, score), rel=1e-12)
+    assert ood_aupr(score_in, score_out, "in") == pytest.approx(average_precision_score(1 - truth, -score), rel=1e-12)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_fpr95_is_read_off_scikit_learns_roc_curve(tied):
-    inside, outside = overlapping_scores(tied)
-    truth, score = stacked(inside, outside)
+    score_in, score_out = overlapping_scores(tied)
+    truth, score = stacked(score_in, score_out)
     for positive, sign in (("out", 1), ("in", -1)):
         positives = truth if positive == "out" else 1 - truth
         false_positive, true_positive, _ = roc_curve(positives, sign * score, drop_intermediate=False)
         expected = false_positive[true_positive >= 0.95][0]
-        assert ood_fpr95(inside, outside, positive) == pytest.approx(expected, rel=1e-12)
+        assert ood_fpr95(score_in, score_out, positive) == pytest.approx(expected, rel=1e-12)
 
 
 def test_by_hand():
-    inside, outside = torch.tensor([0.1, 0.2, 0.3, 0.8]), torch.tensor([0.5, 0.9])
-    assert ood_auroc(inside, outside) == 7 / 8  # all pairs but (.8, .5)
-    assert ood_fpr95(inside, outside) == 1 / 4  # to catch .5, everything from .5 on is flagged: .8 too
-    assert ood_fpr95(inside, outside, positive="in") == 1 / 2  # to keep .8, everything up to .8 is kept: .5 too
-    assert ood_aupr(inside, outside) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+    score_in, score_out = torch.tensor([0.1, 0.2, 0.3, 0.8]), torch.tensor([0.5, 0.9])
+    assert ood_auroc(score_in, score_out) == 7 / 8  # all pairs but (.8, .5)
+    assert ood_fpr95(score_in, score_out) == 1 / 4  # to catch .5, everything from .5 on is flagged: .8 too
+    assert ood_fpr95(score_in, score_out, positive="in") == 1 / 2  # to keep .8, everything up to .8 is kept: .5 too
+    assert ood_aupr(score_in, score_out) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
 
 
 def test_separated_scores_are_perfect_and_swapped_ones_the_worst():
@@ -73,8 +73,8 @@ def test_constant_score_is_chance():
 
 
 def test_swapping_sides_and_negating_scores_changes_nothing():
-    inside, outside = overlapping_scores(tied=True)
-    assert ood_auroc(-outside, -inside) == pytest.approx(ood_auroc(inside, outside), rel=1e-12)
+    score_in, score_out = overlapping_scores(tied=True)
+    assert ood_auroc(-score_out, -score_in) == pytest.approx(ood_auroc(score_in, score_out), rel=1e-12)
 
 
 def test_infinite_scores_are_ranked():

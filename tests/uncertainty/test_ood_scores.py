@@ -74,7 +74,7 @@ def test_an_image_without_evidence_is_the_farthest_out(layer, features):
     assert ood_auroc(ood_scores(layer.predict(features))["joint"], ood_scores(nothing)["joint"]) == 1.0
 
 
-def test_joint_sees_both_kinds_of_outsiders():
+def test_joint_sees_near_and_far_out_of_distribution_images():
     # Loadings like an identity: image 0 shows one class, 1 two classes at once (near), 2 a faint one (far).
     layer = BNDLDecisionLayer(BNDLConfig(feature_dim=2, num_labels=2, projection="none", normalize_features=False))
     with torch.no_grad():

@@ -184,20 +184,20 @@ def test_counts_of_another_batch_are_named():
 
 
 def test_scores_of_an_unlabelled_set_stream():
-    inside, outside = StreamingScores(), StreamingScores()
+    images, ood = StreamingScores(), StreamingScores()
     generator = torch.Generator().manual_seed(14)
     low, high = torch.rand(30, generator=generator), torch.rand(20, generator=generator) + 0.3
     for part in low.split(7):
-        inside.update({"score": part})
+        images.update({"score": part})
     share = StreamingScores()
     share.update({"score": high[8:]})
-    outside.update({"score": high[:8]})
-    outside.merge(pickle.loads(pickle.dumps(share)))
-    assert (inside.num_images, outside.num_images) == (30, 20)
-    streamed = uncertainty.ood_auroc(inside.scores["score"], outside.scores["score"])
+    ood.update({"score": high[:8]})
+    ood.merge(pickle.loads(pickle.dumps(share)))
+    assert (images.num_images, ood.num_images) == (30, 20)
+    streamed = uncertainty.ood_auroc(images.scores["score"], ood.scores["score"])
     assert streamed == uncertainty.ood_auroc(low, high)
     with pytest.raises(ValueError, match=r"scores has other; earlier batches had score"):
-        inside.update({"other": torch.ones(3)})
+        images.update({"other": torch.ones(3)})
     with pytest.raises(ValueError, match=r"b has 2 values for 3 images"):
         StreamingScores().update({"a": torch.ones(3), "b": torch.ones(2)})
 

@@ -43,13 +43,13 @@ class FeatureTask:
         train: rows to train on.
         choosing: rows on which settings and temperatures are chosen.
         reporting: rows on which nothing was chosen.
-        outside: features of out-of-distribution sets, by name.
+        ood: features of out-of-distribution sets, by name.
     """
 
     train: Rows
     choosing: Rows
     reporting: Rows
-    outside: dict[str, Tensor] = field(default_factory=dict)
+    ood: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_labels(self) -> int:
@@ -82,7 +82,7 @@ class FeatureTask:
 
     @classmethod
     def digits(cls) -> FeatureTask:
-        """Scikit-learn's digits as 64 raw pixels and noise from outside: a comparison that runs anywhere in seconds."""
+        """Scikit-learn's digits as 64 raw pixels, noise as OOD images: a comparison that runs anywhere in seconds."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -118,8 +118,8 @@ class FeatureTask:
         if empty := [name for name, (_, labels) in parts.items() if not len(labels)]:
             raise ValueError(f"{taken}. No rows are left for {' and '.join(empty)}; change hold_out or report_from.")
         names = [name.removesuffix(".features") for name in sorted(tensors) if name.endswith(".features")]
-        outside = {name: tensors[f"{name}.features"] for name in names if name not in ("train", "test")}
-        return cls(train, choosing, reporting, outside)
+        ood = {name: tensors[f"{name}.features"] for name in names if name not in ("train", "test")}
+        return cls(train, choosing, reporting, ood)
 
 
 def train_head(
@@ -146,8 +146,8 @@ def judge_head(
     """Everything about a trained head on the reporting rows (the choosing rows, with `choose`).
 
     Returns:
-        The figures of `summarize`; `pavpu_20_draws`; `tempered`, accuracy aside, with the temperature fitted on the
-        choosing rows; `ood`, AUROC by score and set; `sparsity` (a fraction) and `factors_per_class`;
+        The figures of `summarize`; `pavpu_20_draws`; `tempered`, accuracy and PAvPU aside, with the temperature fitted
+        on the choosing rows; `ood`, AUROC by score and set; `sparsity` (a fraction) and `factors_per_class`;
         `predict_seconds`, median of five.
     """
     features, labels = task.choosing if choose else task.reporting
@@ -163,11 +163,11 @@ def judge_head(
     figures: dict[str, Any] = summarize(prediction.probs, labels, prediction.p_value)
     draws = predict(features, "monte_carlo")
     figures["pavpu_20_draws"] = summarize(prediction.probs, labels, draws.p_value)["pavpu"]
-    inside = ood_scores(prediction)
-    figures["ood"] = {score: {} for score in inside}
-    for name, out in task.outside.items():
-        for score, values in ood_scores(predict(out)).items():
-            figures["ood"][score][name] = ood_auroc(inside[score], values)
+    scores = ood_scores(prediction)
+    figures["ood"] = {score: {} for score in scores}
+    for name, images in task.ood.items():
+        for score, values in ood_scores(predict(images)).items():
+            figures["ood"][score][name] = ood_auroc(scores[score], values)
     num_nonzero = layer.sparsity() * layer.raw_loadings.numel()
     figures |= {"sparsity": layer.sparsity(), "factors_per_class": num_nonzero / task.num_labels}
     figures["predict_seconds"] = statistics.median(seconds)
@@ -175,13 +175,8 @@ def judge_head(
     layer.set_temperature(fitted)
     tempered = summarize(predict(features).probs, labels, prediction.p_value)
     layer.set_temperature(1.0)
-    figures["tempered"] = {
-        "temperature": fitted.temperature,
-        **{
-            k: tempered[k]
-            for k in ("negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage")
-        },
-    }
+    kept = {name: value for name, value in tempered.items() if name not in ("accuracy", "pavpu")}
+    figures["tempered"] = {"temperature": fitted.temperature, **kept}
     return figures
 
 

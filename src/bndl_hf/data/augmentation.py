@@ -102,7 +102,7 @@ class Compose:
 def choose_augmentation(label_names: Sequence[str], image_size: tuple[int, int] | None = None) -> str:
     """The name that "auto" stands for.
 
-    Classes named by single characters or numbers are digits, letters, or classes nobody has named: they are never
+    Classes named by single characters or numbers are digits, letters, or classes without names: they are never
     mirrored, only shifted. Other images are moved and mirrored up to 96 pixels, cropped and mirrored above.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from transformers import PretrainedConfig
 
 from bndl_hf.data.image_dataset import DataArguments, ImageDataset, load_image_dataset
@@ -9,7 +11,8 @@ from bndl_hf.data.image_dataset import DataArguments, ImageDataset, load_image_d
 
 def known_classes(config: PretrainedConfig) -> list[str] | None:
     """Names of a model's classes in its order, unless they are placeholders."""
-    names = [config.id2label[i] for i in range(config.num_labels)]
+    id2label = cast(dict[int, str], config.id2label)
+    names = [id2label[i] for i in range(len(id2label))]
     return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
 
 

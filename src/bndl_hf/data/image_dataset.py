@@ -291,7 +291,7 @@ def _warn_of_missing_classes(dataset: ImageDataset) -> None:
 
 
 def _digits() -> dict[str, Dataset]:
-    """1,438 train and 359 test images of 8 x 8 grey pixels, the same for ever: every split is seeded with 0."""
+    """1,438 train and 359 test images of 8 x 8 grey pixels, always the same: every split is seeded with 0."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

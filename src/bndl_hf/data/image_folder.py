@@ -9,6 +9,7 @@ CIFAR-100 has a class "train". Whatever is not used is counted in a warning. Nex
 """
 
 import filecmp
+import json
 import logging
 import os
 import re
@@ -29,7 +30,8 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-_TABLES = (".parquet", ".arrow")  # with these, or a metadata file, `datasets` knows better what belongs together
+_ALL_WORDS = {word for words in SPLIT_WORDS.values() for word in words}
+_TABLES = (".parquet", ".arrow")
 _METADATA = re.compile(r"metadata\.(csv|jsonl|parquet)")
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r")  # left by operating systems, beside all dot files
 _NO_PICTURES = ("BUFR", "GRIB", "HDF5", "MPEG")  # formats that Pillow recognises and cannot decode
@@ -58,7 +60,7 @@ class FolderContents:
     images: list[ImageFile]
     others: list[str]  # paths of files without a known ending
     empty: list[str]  # folders without any file below them
-    is_table: bool
+    is_table: bool  # tables, or a file that says what belongs together: `datasets` reads those
 
 
 def list_folder(root: str) -> FolderContents:
@@ -68,26 +70,34 @@ def list_folder(root: str) -> FolderContents:
         for ending, kind in Image.registered_extensions().items()
         if kind in Image.OPEN and kind not in _NO_PICTURES
     }
-    found = FolderContents([], [], [], False)
-    for folder, folders, files in os.walk(root, followlinks=True):
+    found, tables = FolderContents([], [], [], False), 0
+    root = os.path.abspath(root)  # the working directory may change before an image is read
+    for folder, folders, files in os.walk(root, onerror=_raise, followlinks=True):
         folders[:] = sorted(name for name in folders if not _is_litter(name) and not _leads_back(folder, name))
         files = sorted(name for name in files if not _is_litter(name))
+        here = Path(folder).relative_to(root).parts
         if not folders and not files:
-            found.empty.append(os.path.relpath(folder, root))
+            found.empty.append("/".join(here))
         for name in files:
             path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
-            found.is_table |= ending in _TABLES or _METADATA.fullmatch(name) is not None
+            tables += ending in _TABLES
+            found.is_table |= _METADATA.fullmatch(name) is not None
             if ending in endings and os.path.isfile(path):
                 stat = os.stat(path)
-                place = Path(path).relative_to(root).parts
-                found.images.append(ImageFile(place, path, stat.st_size, stat.st_mtime_ns))
+                found.images.append(ImageFile((*here, name), path, stat.st_size, stat.st_mtime_ns))
             elif ending not in _DOCUMENTS:
                 found.others.append(path)
     found.images.sort(key=lambda image: image.place)
     readme = Path(root) / "README.md"
     if readme.is_file() and re.search(r"\A---.*?^configs:.*?^---", readme.read_text("utf-8", "replace"), re.M | re.S):
         found.is_table = True  # the card of a dataset says which file belongs to which split
+    found.is_table |= tables > 0 and tables >= len(found.images)
     return found
+
+
+def _raise(error: OSError) -> None:
+    """For `os.walk`, which would leave out without a word what it may not read."""
+    raise error
 
 
 def _is_litter(name: str) -> bool:
@@ -147,23 +157,23 @@ def read_image_folder(root: str, labelled: bool = True) -> dict[str, Dataset] | 
 def _by_split(root: str, images: list[ImageFile]) -> dict[str, list[ImageFile]]:
     """The images of each split, their places as seen from the split's folder; of "train" where there are no splits."""
     folders = _first_folders(images)
-    while len(folders) == 1 and not any(map(_split_of, folders)):  # ROOT/unpacked/train/cat/1.jpg
-        inner = [image.below(1) for image in images if len(image.place) > 1]
-        if len(inner) < len(images) or not any(map(_split_of, _first_folders(inner))):
+    while len(folders) == 1 and not _split_of(folders[0]):  # ROOT/unpacked/train/cat/1.jpg
+        inner = _unwrapped(images)
+        if not any(map(_split_of, _first_folders(inner))):
             break
         images, folders = inner, _first_folders(inner)
-    words = [word for known in SPLIT_WORDS.values() for word in known]
-    exact = [name for name in folders if name.lower() in words and _holds_folders(images, name)]
+    exact = [name for name in folders if name.lower() in _ALL_WORDS]
+    holding = [name for name in exact if _holds_folders(images, name)]
     if folders and all(map(_split_of, folders)):
-        chosen = folders
-    elif len({_split_of(name) for name in exact}) > 1:
+        whole = {_split_of(name) for name in exact}  # "train" is the split, "train_old" beside it is not
+        chosen = [name for name in folders if name in exact or _split_of(name) not in whole]
+    elif holding and len({_split_of(name) for name in exact}) > 1:
         chosen = exact
-    elif exact:
-        others = [name for name in folders if name not in exact]
+    elif holding:
+        others = [name for name in folders if name not in holding]
         raise ValueError(
-            f"{root} has a folder {exact[0]!r}, named like a split and holding folders, beside {_some(others)}. Where "
-            "all folders are classes, rename it or move its images up; where it is a split, move the other folders "
-            "elsewhere."
+            f"{root} has a folder {holding[0]!r}, named like a split and holding folders, beside {_some(others)}. "
+            "Where all folders are classes, rename it or move its images up; where it is a split, move the others away."
         )
     else:
         return {"train": images}
@@ -171,11 +181,16 @@ def _by_split(root: str, images: list[ImageFile]) -> dict[str, list[ImageFile]]:
     for name in chosen:
         inner = [image.below(1) for image in images if image.place[0] == name and len(image.place) > 1]
         if _first_folders(inner) == [name] and _holds_folders(inner, name):  # seg_train/seg_train/forest/1.jpg
-            inner = [image.below(1) for image in inner if len(image.place) > 1]
+            inner = _unwrapped(inner)
         splits[_split_of(name) or ""] += inner
     outside = [image for image in images if image.place[0] not in chosen or len(image.place) == 1]
     _warn_left_out(root, "outside the folders of the splits", outside)
     return dict(splits)
+
+
+def _unwrapped(images: Iterable[ImageFile]) -> list[ImageFile]:
+    """As seen from the folder that holds them; what lies beside that folder stays where it is."""
+    return [image.below(1) if len(image.place) > 1 else image for image in images]
 
 
 def _split_of(folder: str) -> str | None:
@@ -190,7 +205,9 @@ def _first_folders(images: Iterable[ImageFile]) -> list[str]:
 
 
 def _holds_folders(images: Iterable[ImageFile], folder: str) -> bool:
-    return all(len(image.place) > 2 for image in images if image.place[0] == folder)
+    """Most of the folder's images lie in folders below it, so that it may be a split."""
+    is_deep = [len(image.place) > 2 for image in images if image.place[0] == folder]
+    return sum(is_deep) > len(is_deep) / 2
 
 
 def _with_classes(root: str, splits: dict[str, list[ImageFile]]) -> dict[str, list[ImageFile]]:
@@ -272,8 +289,8 @@ def _as_dataset(split: str, images: Sequence[ImageFile], names: list[str] | None
         features["label"] = ClassLabel(names=names)
         columns["label"] = [image.place[0] for image in images]
     rows = Dataset.from_dict(columns, features)
-    known = [(image.place, image.size, image.changed) for image in images]
-    return Dataset(rows.data, info=rows.info, split=split, fingerprint=Hasher.hash((split, names, known)))
+    known = json.dumps([split, names, [(image.place, image.size, image.changed) for image in images]])
+    return Dataset(rows.data, info=rows.info, split=split, fingerprint=Hasher.hash(known))
 
 
 def _endings(paths: Iterable[str]) -> str:

@@ -193,8 +193,8 @@ def make_image_processor(
     """
     if image_size < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(
-            f"image_size={image_size}, mean={mean}, std={std} describe no RGB image. Pass a size of at least 1 pixel, "
-            "3 means and 3 positive deviations."
+            f"image_size={image_size}, mean={mean}, std={std} do not describe an RGB image. Pass a size of at least "
+            "1 pixel, 3 means and 3 positive deviations."
         )
     size = {"height": image_size, "width": image_size}
     return ViTImageProcessorPil(size=size, image_mean=list(mean), image_std=list(std))

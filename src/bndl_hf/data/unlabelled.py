@@ -1,4 +1,4 @@
-"""Out-of-distribution images, which belong to none of a model's classes: read without labels.
+"""Out-of-distribution images, which do not belong to any of a model's classes: read without labels.
 
 What they are called, where they lie and how they are decoded is as in image_dataset.py; a label column is not needed
 and not read.

@@ -2,7 +2,8 @@
 
 One backbone pass answers exactly and, where asked, by sampling. Neither logits nor probabilities are kept: about 120
 bytes an image and, for the measures that look at every class, 3 x C x 15 sums. The numbers lie on disk in shards
-(shards.py), so an interrupted pass goes on where it was and several processes share one. evaluation.py judges them.
+(`bndl_hf.utils.shards`), so an interrupted pass goes on where it was and several processes share one. judging.py
+judges them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class PredictionSettings:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} is no number of images; pass 1 or more.")
+            raise ValueError(f"batch_size={self.batch_size} is not a number of images; pass 1 or more.")
         if any(S < 2 for S in self.num_samples):
             raise ValueError(
                 f"num_samples={list(self.num_samples)}: a t-test needs 2 draws or more; leave out what is below."

@@ -115,7 +115,7 @@ def create_model_card(
     if not isinstance(num_images, Integral | None):
         raise ValueError(f"results['num_images'] is {num_images!r}; a card shows a whole number of images.")
     model_id = public_name(model_id)
-    name = public_name(model_name) or (model_id or f"bndl-{model.config.backbone_config.model_type}").split("/")[-1]
+    name = public_name(model_name) or (model_id or f"bndl-{model.backbone.config.model_type}").split("/")[-1]
     metadata = ModelCardData(
         model_name=name if measured else None,
         license=license,

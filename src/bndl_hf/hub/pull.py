@@ -63,12 +63,12 @@ def pull_from_hub(
         revision: branch, tag or commit; None is the main branch.
         token: access token; None takes the one of `hf auth login` or HF_TOKEN.
         cache_dir: where downloads are kept; None is the Hub's own cache.
-        local_files_only: take what is in the cache and ask nobody.
+        local_files_only: take what is in the cache; no network call is made.
 
     Raises:
         HubError: it cannot be downloaded; the message says why.
-        ValueError: what was published is no BNDL checkpoint, is incomplete or damaged; the message says what is
-            missing.
+        ValueError: what was published is not a BNDL checkpoint, is incomplete or damaged; the message says what
+            is missing.
 
     Example:
         >>> pulled = pull_from_hub("alice/vit-bndl")
@@ -138,8 +138,8 @@ def _check_complete(folder: Path, source: str) -> None:
     wanted += [] if index.is_file() else ["model.safetensors"]
     if missing := [name for name in wanted if name not in there]:
         raise ValueError(
-            f"{source} is no complete checkpoint: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. "
-            f"It has {', '.join(there) or 'no such files at all'}; push the model again, or ask for another revision."
+            f"{source} is not a complete checkpoint: it lacks {', '.join(missing)} and has "
+            f"{', '.join(there) or 'no such file at all'}. Push the model again, or ask for another revision."
         )
 
 
@@ -147,4 +147,4 @@ def _read_results(file: Path, source: str) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{RESULTS_FILE} of {source} is no JSON ({error}); publish the results again.") from error
+        raise ValueError(f"{RESULTS_FILE} of {source} is not JSON ({error}); publish the results again.") from error

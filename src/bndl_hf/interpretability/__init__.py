@@ -10,16 +10,21 @@ from bndl_hf.interpretability.identifiability import (
     IdentifiabilityReport,
     identifiability_report,
 )
-from bndl_hf.interpretability.maps.agreement import MapAgreement, map_agreement
-from bndl_hf.interpretability.maps.factor_maps import ClassMaps, FactorMaps, class_maps, factor_maps
-from bndl_hf.interpretability.maps.faithfulness import (
+from bndl_hf.interpretability.maps import (
+    ClassMaps,
+    FactorMaps,
     FaithfulnessCurves,
+    LimeExplanation,
+    MapAgreement,
+    class_maps,
     class_probability,
+    factor_maps,
     factor_score,
     faithfulness_curves,
+    gradcam,
+    lime_factor,
+    map_agreement,
 )
-from bndl_hf.interpretability.maps.gradcam import gradcam
-from bndl_hf.interpretability.maps.lime import LimeExplanation, lime_factor
 from bndl_hf.interpretability.pictures import denormalized_images
 from bndl_hf.interpretability.pruning import prune
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck, factor_purity

@@ -15,10 +15,10 @@ from bndl_hf.model.weibull import WeibullPosterior
 
 
 def check_sees_images(model: Any, pixel_values: Tensor) -> None:
-    """Refuse a model that has no backbone, and so no image to point into, and images that are no grid of pixels.
+    """Refuse a model that has no backbone, and so no image to point into, and images that are not a grid of pixels.
 
     Raises:
-        TypeError: for a decision layer alone, or an image that is no tensor.
+        TypeError: for a decision layer alone, or an image that is not a tensor.
         ValueError: for patches cut out beforehand (SigLIP 2).
     """
     if isinstance(model, PosteriorHead):
@@ -50,10 +50,10 @@ def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer
     try:
         chosen = torch.as_tensor(factors, device=loadings.device)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{factors!r} is no choice of factors: {error}.") from error
+        raise ValueError(f"{factors!r} is not a choice of factors: {error}.") from error
     if chosen.is_floating_point() or chosen.dtype == torch.bool or not chosen.numel() or chosen.ndim > 2:
         raise ValueError(
-            f"{factors!r} is no choice of factors; pass one number, several for all images, or [B, k] of them."
+            f"{factors!r} is not a choice of factors; pass one number, several for all images, or [B, k] of them."
         )
     if chosen.ndim == 2 and len(chosen) != batch_size:
         raise ValueError(f"factors have shape {list(chosen.shape)}; {batch_size} images need [{batch_size}, k].")

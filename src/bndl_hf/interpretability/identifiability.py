@@ -8,7 +8,7 @@ scale, in every such factorisation if
     selective window    some image shows k alone: its row of Theta is a multiple of the k-th unit vector;
     sparsity            at least r - 1 of the factor's loadings are zero.
 
-Departure: the paper counts the zeros. Counting is not enough (classes nobody has a loading for are zeros too), the
+Departure: the paper counts the zeros. Counting is not enough (classes without any loading are zeros too), the
 other factors' loadings at those zeros must have rank r - 1 as well. Then, in any other factorisation, at most one
 factor is zero at all of them; the image that shows k alone has zero logits there and so shows only that one, whose
 loadings are therefore those of k. A factor counts as identifiable here only if this holds too.
@@ -38,7 +38,7 @@ class IdentifiabilityReport:
         sparsity: at least r - 1 of its loadings are zero, [K] bool.
         zeros_suffice: the other factors' loadings at those zeros have rank r - 1, [K] bool.
         identifiable: all three, and the logits have rank r, [K] bool: its loadings are certified up to scale.
-        is_alive: the factor has a loading and some image shows it, [K] bool; others are no part of the factorisation.
+        is_alive: the factor has a loading and some image shows it, [K] bool; others are not part of the factorisation.
         num_factors: r, the number of factors that are alive.
         rank: of the logits without bias, Theta Phi. Below r the proposition certifies nothing.
         window_image: [K] the image that shows the factor purest, -1 where it is never the largest of an image.
@@ -89,7 +89,7 @@ class IdentifiabilityCheck:
         tolerance: likewise.
 
     Raises:
-        ValueError: loadings that are no non-negative matrix, or a tolerance outside [0, 1).
+        ValueError: loadings that are not a non-negative matrix, or a tolerance outside [0, 1).
 
     Example:
         >>> check = IdentifiabilityCheck(model.decision_layer.factor_loadings)

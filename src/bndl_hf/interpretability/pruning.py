@@ -26,8 +26,8 @@ def prune(model: ModuleT) -> ModuleT:
     What goes depends on what reads a factor's z. With projection "linear" or "two_layer" and concentrations made of the
     features or of each factor's own z (the default preset), the factor's row of the projection goes too. Without a
     projection there is no row to take out, and with concentrations made of all scores ("released") every one of them
-    still sets everybody's k: then all of z = g(h) is computed as before, `config.num_projected` values, and the layer's
-    `selection` names the factors among them.
+    still sets the k of every factor: then all of z = g(h) is computed as before, `config.num_projected` values, and the
+    layer's `selection` names the factors among them.
 
     Training may go on. The weights of the loss are written down so that what is left is pulled as before:
     `kl_local_weight` is the one used until now (not measured again, and no longer 0.03/K of a smaller K),

@@ -25,29 +25,29 @@ class SparsityReport:
     """What there is in a decision layer.
 
     Attributes:
-        nonzero: share of the loadings above `threshold`, a fraction in [0, 1]: 1-sparsity, smaller is sparser.
-        per_class: loadings above it of each class, [C].
-        per_factor: loadings above it of each factor, [K].
+        sparsity: share of the loadings above `threshold`, a fraction in [0, 1]: smaller is sparser.
+        factors_per_class: loadings above it of each class, [C].
+        classes_per_factor: loadings above it of each factor, [K].
         is_dead: factors no class has a loading for, or that no image of the given scores shows, [K] bool.
         is_unused: the first half of that, [K] bool.
         threshold: 1e-5, the paper's.
         num_images: images whose scores were looked at, 0 without any.
     """
 
-    nonzero: float
-    per_class: Tensor
-    per_factor: Tensor
+    sparsity: float
+    factors_per_class: Tensor
+    classes_per_factor: Tensor
     is_dead: Tensor
     is_unused: Tensor
     threshold: float
     num_images: int
 
     def __str__(self) -> str:
-        K, counts = len(self.per_factor), self.per_class
+        K, counts = len(self.classes_per_factor), self.factors_per_class
         unused, dead = int(self.is_unused.sum()), int(self.is_dead.sum())
         silent = f", {dead - unused} more are silent on all {self.num_images:,} images" if self.num_images else ""
         return (
-            f"{self.nonzero:.1%} of {K * len(counts):,} loadings are above {self.threshold:g}: "
+            f"{self.sparsity:.1%} of {K * len(counts):,} loadings are above {self.threshold:g}: "
             f"{int(counts.min())} to {int(counts.max())} a class, {counts.double().mean().item():.1f} on average.\n"
             f"{K - dead} of {K} factors are alive: {unused} have no loading{silent}."
         )
@@ -61,17 +61,17 @@ class SparsitySweep:
 
     Attributes:
         density: [P] shares of loadings asked for.
-        nonzero: [P] shares that are left, fractions; every class keeps one loading at least.
-        per_class: [P] loadings left for each class, on average.
+        sparsity: [P] shares that are left, fractions; every class keeps one loading at least.
+        factors_per_class: [P] loadings left for each class, on average.
         accuracy: [P] fractions.
-        nll: [P] mean negative log-likelihood of the exact predictive, nats.
+        negative_log_likelihood: [P] mean of the exact predictive, nats.
     """
 
     density: list[float]
-    nonzero: list[float]
-    per_class: list[float]
+    sparsity: list[float]
+    factors_per_class: list[float]
     accuracy: list[float]
-    nll: list[float]
+    negative_log_likelihood: list[float]
 
 
 @torch.no_grad()
@@ -97,9 +97,9 @@ def sparsity_report(model: nn.Module, scores: Tensor | None = None) -> SparsityR
         check_non_negative(scores, "scores")
         is_dead = is_unused | ~(scores > 0).any(dim=0).to(is_unused.device)
     return SparsityReport(
-        nonzero=is_there.double().mean().item(),
-        per_class=is_there.sum(dim=0),
-        per_factor=is_there.sum(dim=1),
+        sparsity=is_there.double().mean().item(),
+        factors_per_class=is_there.sum(dim=0),
+        classes_per_factor=is_there.sum(dim=1),
         is_dead=is_dead,
         is_unused=is_unused,
         threshold=SPARSITY_THRESHOLD,
@@ -139,14 +139,14 @@ def sparsity_sweep(model: nn.Module, features: Tensor, labels: Tensor, densities
     for density in densities:
         pruned = copy.deepcopy(layer).eval()
         pruned.prune_smallest(density)
-        correct, nll = 0, 0.0
+        correct, likelihood = 0, 0.0
         for rows, truth in zip(features.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True):
             truth = truth.to(rows.device)
             correct += int((pruned.predict(rows).predicted_labels == truth).sum())
-            nll += pruned(rows, truth).nll.item() * len(rows)
-        nonzero = pruned.sparsity()
-        sweep.nonzero.append(nonzero)
-        sweep.per_class.append(nonzero * layer.raw_loadings.shape[0])
+            likelihood += pruned(rows, truth).nll.item() * len(rows)
+        sparsity = pruned.sparsity()
+        sweep.sparsity.append(sparsity)
+        sweep.factors_per_class.append(sparsity * layer.raw_loadings.shape[0])
         sweep.accuracy.append(correct / len(labels))
-        sweep.nll.append(nll / len(labels))
+        sweep.negative_log_likelihood.append(likelihood / len(labels))
     return sweep

@@ -64,8 +64,8 @@ def image_size(config: PretrainedConfig | nn.Module) -> tuple[int, int] | None:
     `model_args["img_size"]`, or `pretrained_cfg["input_size"]` (channels, height, width), which its models have too.
     """
     size = getattr(config, "image_size", None)
-    if size is None and getattr(config, "vision_config", None) is not None:
-        return image_size(config.vision_config)
+    if size is None and (vision_config := getattr(config, "vision_config", None)) is not None:
+        return image_size(vision_config)
     if size is None:
         size = (getattr(config, "model_args", None) or {}).get("img_size")
     if size is None:

@@ -9,7 +9,7 @@ changes later. Read decision_layer.py next: it turns these fields into posterior
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
@@ -145,6 +145,12 @@ class BNDLConfig(PretrainedConfig):
     conformal: dict | None = None
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION
+
+    if TYPE_CHECKING:  # transformers adds its own keywords, `num_labels` among them, and fills these two in
+        id2label: dict[int, str]
+        num_labels: int
+
+        def __init__(self, **fields: Any) -> None: ...
 
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.get("num_labels", 0) is None:

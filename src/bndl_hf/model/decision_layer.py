@@ -55,7 +55,7 @@ class BNDLDecisionLayer(PosteriorHead):
 
     selection: Tensor | None
     projection: nn.Module
-    score_concentration: nn.Module
+    score_concentration: PerFactorAffine | nn.Linear
     loading_concentration: nn.Linear | nn.Parameter
 
     def __init__(self, config: BNDLConfig) -> None:

@@ -111,7 +111,7 @@ def store_conformal(
     """`set_conformal`, on the configurations of a model and of its decision layer."""
     values = predictor.to_dict() if isinstance(predictor, ConformalPredictor) else predictor
     for config in configs:
-        check_conformal(values, config.num_labels)
+        check_conformal(values, config.num_labels or 0)
     with _ONE_AT_A_TIME:
         for config in configs:
             _write(config, conformal=None if values is None else dict(values))

@@ -68,7 +68,7 @@ def read_image(source: Any, timeout: float | None = None) -> Any:
         source: a path, a URL, base64 text, a PIL image, a `DatasetRow`, or a numpy array or torch tensor: [H, W],
             [H, W, c] or [c, H, W], c one of 1, 3, 4; values 0..255 of an integer type, 0..65535 of uint16, or
             floating-point numbers in [0, 1].
-        timeout: seconds to wait for a URL; None waits for ever.
+        timeout: seconds to wait for a URL; None waits without limit.
 
     Raises:
         ValueError: the image cannot be read; the sentence names it and the reason.
@@ -133,7 +133,7 @@ def _from_numbers(numbers: Any) -> Any:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or not {pixels.shape[0], pixels.shape[2]} & set(_CHANNELS):
         raise ValueError("one image is [H, W], [H, W, c] or [c, H, W] with c of 1, 3 or 4; several make a list")
-    layout = image_utils.infer_channel_dimension_format(pixels, num_channels=_CHANNELS)
+    layout = "channels_first" if pixels.shape[0] in _CHANNELS else "channels_last"  # transformers' order of guessing
     low, high = (float(bound) for bound in pixels.aminmax()) if pixels.dtype != torch.uint16 else (0.0, 65535.0)
     if pixels.is_floating_point():
         if not pixels.isfinite().all():

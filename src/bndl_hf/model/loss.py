@@ -22,8 +22,6 @@ def likelihood_loss(
             one over the training images.
         label_smoothing: share of the target, in [0, 1), spread evenly over the classes.
     """
-    if class_weights is None:
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     per_image = F.cross_entropy(logits, labels, class_weights, reduction="none", label_smoothing=label_smoothing)
     return per_image.mean()
 
@@ -36,7 +34,7 @@ def negative_elbo(
         nll + kl_scale * (kl_local_weight * KL(theta) + kl_global_weight * KL(Phi) / N)
 
     Args:
-        nll: mean negative log-likelihood of the batch (`likelihood_loss`).
+        nll: mean negative log-likelihood of the batch.
         kl_local: sum over factors of the scores' KL, mean over the batch.
         kl_global: sum over all loadings of their KL.
         config: `kl_local_weight`, `kl_global_weight`, `kl_global_scaling` and `num_training_images` (N).

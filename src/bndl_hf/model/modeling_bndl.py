@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .backbone import build_classifier, detach_head
@@ -30,20 +30,23 @@ from .prediction_sets import ConformalPredictor
 from .predictive import BNDLPrediction
 from .wrapping import load_classifier, split_keywords, wrap_classifier
 
+ModelT = TypeVar("ModelT", bound="BNDLPreTrainedModel")
+
 
 class BNDLPreTrainedModel(PreTrainedModel):
     """What both models share: the backbone, the decision layer, and how they are made, initialised and saved."""
 
+    config: BNDLConfig
     config_class = BNDLConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     # The attention implementation is the backbone's business: it checks and reports what it cannot do.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     # The posterior is float32 whatever the model's dtype (moments and logarithms lose too much below it).
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["decision_layer"]
+    _keep_in_fp32_modules_strict = ["decision_layer"]  # noqa: RUF012 - transformers declares it so
     # The loss is a mean over the batch; **kwargs-style scaling by the number of items must stay off.
     accepts_loss_kwargs = False
 
@@ -54,7 +57,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 "The configuration names no backbone_config or head_name; make it with "
                 "BNDLConfig.from_backbone_config(...), or use BNDLDecisionLayer for features alone."
             )
-        self.backbone = build_classifier(config.backbone_config)
+        self.backbone = build_classifier(cast(PretrainedConfig, config.backbone_config))  # no dictionary any more
         detach_head(self.backbone, config.head_name)
         self._input_names = input_names(self.backbone)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
@@ -67,14 +70,14 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_backbone_pretrained(
-        cls,
+        cls: type[ModelT],
         backbone_name_or_path: str | os.PathLike[str] | PreTrainedModel,
         num_labels: int | None = None,
         warm_start: bool = False,
         head_name: str | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> BNDLPreTrainedModel:
+    ) -> ModelT:
         """Wrap a pretrained image classifier: its last layer goes, the decision layer comes.
 
         Args:
@@ -115,9 +118,10 @@ class BNDLPreTrainedModel(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         with loading_errors_in_words(pretrained_model_name_or_path, kwargs):
-            model, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
+        model, info = loaded
         check_all_weights_were_there(pretrained_model_name_or_path, info, len(model.state_dict()))
         return (model, info) if wants_info else model
 
@@ -145,11 +149,11 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 that cannot be interpolated.
             TypeError: for an input the backbone does not read.
         """
-        return self._run_backbone(pixel_values, **backbone_inputs).logits
+        return self._run_backbone(pixel_values, **backbone_inputs)["logits"]
 
     def _run_backbone(self, pixel_values: Tensor, **backbone_inputs: Any) -> ModelOutput:
         """The backbone's own output, whose `.logits` are the features, with hidden states and attentions if asked."""
-        check_pixel_values(pixel_values, self.config.backbone_config, self._input_names)
+        check_pixel_values(pixel_values, self.backbone.config, self._input_names)
         arguments = backbone_arguments(self.backbone, self._input_names, backbone_inputs)
         return self.backbone(pixel_values=pixel_values.to(self.backbone.dtype), return_dict=True, **arguments)
 
@@ -182,7 +186,7 @@ class BNDLModel(BNDLPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        scores = self.decision_layer.scores(backbone.logits)
+        scores = self.decision_layer.scores(backbone["logits"])
         output = BNDLModelOutput(
             factor_scores=scores.mean,
             concentration=scores.concentration.expand_as(scores.mean),
@@ -221,7 +225,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        output = self.decision_layer(backbone.logits, labels)
+        output = self.decision_layer(backbone["logits"], labels)
         output.hidden_states = backbone.get("hidden_states")
         output.attentions = backbone.get("attentions")
         return output if return_dict is not False else output.to_tuple()

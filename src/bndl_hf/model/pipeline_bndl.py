@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification, ImageClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import KeyDataset
 
 from .input_images import DatasetRows, read_image, streamed_rows
 
@@ -31,9 +32,10 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
     """The standard list of labels and scores, with what is known of the answer's uncertainty in every entry.
 
     A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
-    of the mean logits. Each entry also has `logit_std`, its class's standard deviation in logit units, and of the
-    answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`, `epistemic`
-    in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is applied.
+    of the logits, whose softmax it is. Each entry also has `logit_std`, its class's standard deviation in logit units,
+    and of the answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`,
+    `epistemic` in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is
+    applied.
 
     Besides the standard arguments (`top_k`, `function_to_apply`, `timeout`, `batch_size`) it takes `method`
     ("exact" or "monte_carlo"), `num_samples`, for repeatable draws `seed`, and `abstain_below`, the largest probability
@@ -45,6 +47,8 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         ... )
         >>> is_certain = classifier("parrot.png", top_k=1)[0]["is_certain"]
     """
+
+    model: Any  # BNDLForImageClassification, of the installed package or of the code beside the weights
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -74,8 +78,11 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
             return []
         if getattr(inputs, "ndim", 0) == 4:
             inputs = list(inputs)
+        column = None
+        if isinstance(inputs, KeyDataset) and type(_features(inputs.dataset).get(inputs.key)).__name__ == "Image":
+            inputs, column = inputs.dataset, inputs.key
         if hasattr(inputs, "column_names"):  # a datasets.Dataset or IterableDataset, whose rows are dictionaries
-            column = _image_column(inputs)
+            column = column or _image_column(inputs)
             inputs = DatasetRows(inputs, column) if hasattr(inputs, "__len__") else streamed_rows(inputs, column)
         return super().__call__(inputs, **kwargs)
 
@@ -219,9 +226,14 @@ def _uncertainty(outputs: Mapping[str, Tensor]) -> dict[str, float | bool]:
     return {name: outputs[name][0].item() for name in UNCERTAINTY}
 
 
+def _features(dataset: Any) -> dict[str, Any]:
+    """{column: feature} of a `datasets.Dataset`; empty for any other."""
+    return getattr(dataset, "features", None) or {}
+
+
 def _image_column(dataset: Any) -> str:
     """Name of the one column of a `datasets.Dataset` that holds images."""
-    features = dataset.features or {}
+    features = _features(dataset)
     found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     if len(found) != 1:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
@@ -111,7 +111,7 @@ def wrap_classifier(
         )
     if warm_start:
         old = classifier.config  # PVT's may have a number of labels alone
-        old_labels = old.id2label or {i: f"LABEL_{i}" for i in range(old.num_labels)}
+        old_labels: dict[Any, str] = old.id2label or {i: f"LABEL_{i}" for i in range(old.num_labels or 0)}
         given = bndl_config_kwargs.get("id2label")
         _check_labels(old_labels, num_labels, None if given is None else labels_by_number(given))
     head_name = find_head(classifier)[0] if head_name is None else head_name
@@ -124,7 +124,8 @@ def wrap_classifier(
             signed = bool((classifier.eval()(**example_inputs(classifier, batch_size=8)).logits < 0).any())
         bndl_config_kwargs.setdefault("num_factors", 2 * feature_dim if signed else feature_dim)
         bndl_config_kwargs.setdefault("loading_density", 1.0)  # pruning would undo what was warm about the start
-    config = model_class.config_class.from_head(
+    config_class: Any = model_class.config_class
+    config = config_class.from_head(
         classifier.config, head_name, feature_dim, num_labels=num_labels, **bndl_config_kwargs
     )
     with torch.device("meta"):  # no second copy of the backbone's weights
@@ -138,9 +139,10 @@ def wrap_classifier(
     classifier.config._name_or_path = ""  # may be a local path, which would be published
     model.backbone, model.config.backbone_config = classifier, classifier.config
     model.decision_layer = BNDLDecisionLayer(config).to(classifier.device)  # where its images, and so its outputs, are
-    if hasattr(classifier, "hf_device_map"):  # set where device_map spread it over several
-        parts = {f"backbone.{name}".removesuffix("."): device for name, device in classifier.hf_device_map.items()}
-        model.hf_device_map = {**parts, "decision_layer": classifier.device}
+    device_map: Any = getattr(classifier, "hf_device_map", None)  # set where device_map spread it over several
+    if device_map is not None:
+        parts = {f"backbone.{name}".removesuffix("."): device for name, device in device_map.items()}
+        model.hf_device_map = cast(Any, {**parts, "decision_layer": classifier.device})
     if warm_start:
         start_from_dense(model.decision_layer, head.weight, head.bias, signed=signed)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Scores of images from the training distribution beside those of images from outside."""
+"""Scores of images from the training distribution beside those of out-of-distribution images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def uncertainty_histograms(
         ValueError: there is no score, or a group is empty or has another name than in the first score.
 
     Example:
-        >>> figure = uncertainty_histograms({"entropy": {"cifar10": inside.total, "mnist": outside.total}})
+        >>> figure = uncertainty_histograms({"entropy": {"cifar10": on_cifar10.total, "mnist": on_mnist.total}})
     """
     if not scores:
         raise ValueError("scores is empty; pass the groups of one score or more by name.")
@@ -57,8 +57,8 @@ def uncertainty_histograms(
         vectors = [column(values[group], f"scores[{name!r}][{group!r}]") for group in groups]
         edges = _edges(vectors)
         for number, (group, vector) in enumerate(zip(groups, vectors, strict=True)):
-            inside = np.clip(vector, edges[0], edges[-1])
-            share = 100 * np.histogram(inside, edges)[0] / len(vector)
+            shown = np.clip(vector, edges[0], edges[-1])
+            share = 100 * np.histogram(shown, edges)[0] / len(vector)
             if number == 0:
                 panel.stairs(share, edges, fill=True, facecolor=BIAS_COLOR, edgecolor=REST_COLOR, label=group)
             else:

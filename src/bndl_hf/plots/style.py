@@ -59,8 +59,9 @@ def finish_axes(axes: Axes, title: str, x_label: str, y_label: str, legend: str 
     for side, spine in axes.spines.items():
         spine.set(color=RULE, linewidth=0.8, visible=side in ("left", "bottom"))
     if legend is not None:
-        font = {"family": FONT, "size": 8.5}
-        axes.legend(loc=legend, prop=font, frameon=True, framealpha=0.9, edgecolor="none", labelcolor=INK)
+        font: dict[str, Any] = {"family": FONT, "size": 8.5}
+        place: Any = legend  # matplotlib lists the places by name
+        axes.legend(loc=place, prop=font, frameon=True, framealpha=0.9, edgecolor="none", labelcolor=INK)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:

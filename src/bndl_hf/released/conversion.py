@@ -3,7 +3,7 @@
 Their head is `preset="released"` (ViT: a projection before the scores' ReLU) or `preset="released_resnet"` (no
 projection); every logit and every moment is theirs. A ResNet's spread of the loadings comes from the loadings before
 their ReLU, which no layer of ours reads: being the same for every image, it is stored as `loading_concentration=
-"per_entry"`. state_dicts.py reads the files, released_names.py knows the backbones' names.
+"per_entry"`. state_dicts.py reads the files, names.py knows the backbones' names.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def convert_released_checkpoint(
             the preset's: 0 and 0.02 for a ViT, 1 and 0 for a ResNet.
 
     Raises:
-        ValueError: a weight is missing, unknown, misshapen or not finite, naming it; or the backbone is none that
+        ValueError: a weight is missing, unknown, misshapen or not finite, naming it; or the backbone is not one that
             transformers can express, or labels and weights differ in number.
         FileExistsError: `output_dir` holds files already.
     """
@@ -144,7 +144,8 @@ def load_decision_layer(folder: str | os.PathLike[str]) -> BNDLDecisionLayer:
     try:
         layer.load_state_dict(load_file(Path(folder) / SAFE_WEIGHTS_NAME))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise ValueError(f"{Path(folder) / SAFE_WEIGHTS_NAME} is no decision layer's, or damaged ({error}).") from error
+        file = Path(folder) / SAFE_WEIGHTS_NAME
+        raise ValueError(f"{file} is not a decision layer's, or is damaged ({error}); convert it again.") from error
     return layer.eval()
 
 
@@ -221,7 +222,7 @@ def _check(tensors: Mapping[str, Tensor], places: Mapping[str, Place], source: A
                 for what, names in (("missing", missing), ("unknown", unknown))
                 if names
             )
-            + ". Remove what is no part of the model; for another architecture pass backbone_config, or head_only."
+            + ". Remove what is not part of the model; for another architecture pass backbone_config, or head_only."
         )
     wrong = [
         f"{name} is {list(tensor.shape)}, should be {list(places[name].shape)}"

@@ -2,7 +2,7 @@
 
 Their ViT is transformers' own with `classifier` replaced, their ImageNet ResNet is torchvision's with BNDL around `fc`.
 Sizes are read off the tensors; a backbone is then a table of every name there has to be, so that each missing, unknown
-or misshapen weight can be named. released.py goes through the tables.
+or misshapen weight can be named. conversion.py goes through the tables.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ def describe_backbone(
     """
     if any(name.startswith("vit.") for name in tensors):
         vit = vit_config(tensors, num_attention_heads) if config is None else _checked(config, "vit", ViTConfig)
+        vit.image_size, vit.patch_size = _side(vit.image_size, "image_size"), _side(vit.patch_size, "patch_size")
         return Backbone(vit, "classifier", vit.hidden_size, vit_places(vit))
     if any(re.match(r"layer\d+\.", name) for name in tensors):
         if num_attention_heads is not None:
             raise ValueError(f"num_attention_heads={num_attention_heads}, but this is a ResNet; leave it out.")
         _check_stem(tensors)
         resnet = resnet_config(tensors) if config is None else _checked(config, "resnet", ResNetConfig)
-        return Backbone(resnet, "classifier.1", resnet.hidden_sizes[-1], resnet_places(resnet))
+        return Backbone(resnet, "classifier.1", _stages(resnet)[-1][0], resnet_places(resnet))
     raise ValueError(
         f"The {len(tensors)} weights beside the head are neither a ViT's (vit.embeddings...) nor a ResNet's "
         f"(layer1.0.conv1...): {', '.join(sorted(tensors)[:3])}. Use head_only to convert the decision layer alone."
@@ -94,14 +95,14 @@ def vit_config(tensors: Mapping[str, Tensor], num_attention_heads: int | None = 
     """Configuration of the ViT that `tensors` (vit.embeddings..., vit.encoder.layer.N...) belong to.
 
     Raises:
-        ValueError: a tensor that tells a size is missing, or the sizes are no ViT's that transformers can build.
+        ValueError: a tensor that tells a size is missing, or the sizes are not a ViT's that transformers can build.
     """
     width, channels, patch, patch_width = _shape(tensors, "vit.embeddings.patch_embeddings.projection.weight", 4)
     num_patches = _shape(tensors, "vit.embeddings.position_embeddings", 3)[1] - 1  # one position is the class token's
     side = math.isqrt(max(num_patches, 0))
     if patch != patch_width or side == 0 or side * side != num_patches:
         raise ValueError(
-            f"{num_patches} positions of {patch}x{patch_width} patches are no square image; pass backbone_config."
+            f"{num_patches} positions of {patch}x{patch_width} patches are not a square image; pass backbone_config."
         )
     intermediate = _shape(tensors, "vit.encoder.layer.0.intermediate.dense.weight", 2)[0]
     heads = width // HEAD_WIDTH if num_attention_heads is None else num_attention_heads
@@ -125,8 +126,9 @@ def vit_config(tensors: Mapping[str, Tensor], num_attention_heads: int | None = 
 
 def vit_places(config: ViTConfig) -> dict[str, Place]:
     """The place of every weight of the ViT; transformers writes them under the names the authors' have."""
-    D, hidden, patch = config.hidden_size, config.intermediate_size, config.patch_size
-    positions = (config.image_size // patch) ** 2 + 1
+    D, hidden = config.hidden_size, config.intermediate_size
+    patch, side = _side(config.patch_size, "patch_size"), _side(config.image_size, "image_size")
+    positions = (side // patch) ** 2 + 1
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.cls_token": (1, 1, D),
         "embeddings.position_embeddings": (1, positions, D),
@@ -150,6 +152,14 @@ def vit_places(config: ViTConfig) -> dict[str, Place]:
         for name in ("layernorm_before", "layernorm_after"):
             shapes |= {f"{layer}.{name}.weight": (D,), f"{layer}.{name}.bias": (D,)}
     return {f"vit.{name}": Place(f"backbone.vit.{name}", shape) for name, shape in shapes.items()}
+
+
+def _side(size: Any, name: str) -> int:
+    """Pixels of a square's side, which a configuration may write as one number or two."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"backbone_config has {name}={size}; these weights are of a ViT for square images.")
+    return int(sides.pop())
 
 
 # ---- ResNet ----
@@ -186,6 +196,11 @@ def resnet_config(tensors: Mapping[str, Tensor]) -> ResNetConfig:
     )
 
 
+def _stages(config: ResNetConfig) -> list[tuple[int, int]]:
+    """(width, number of blocks) of each stage."""
+    return list(zip(config.hidden_sizes or (), config.depths or (), strict=True))
+
+
 def resnet_places(config: ResNetConfig) -> dict[str, Place]:
     """The place of every weight of a ResNet with torchvision's names."""
     places: dict[str, Place] = {}
@@ -201,7 +216,7 @@ def resnet_places(config: ResNetConfig) -> dict[str, Place]:
 
     convolution(("conv1", "bn1"), "embedder.embedder", config.embedding_size, config.num_channels, 7)
     inputs = config.embedding_size
-    for stage, (outputs, depth) in enumerate(zip(config.hidden_sizes, config.depths, strict=True)):
+    for stage, (outputs, depth) in enumerate(_stages(config)):
         for block in range(depth):
             theirs, ours = f"layer{stage + 1}.{block}", f"encoder.stages.{stage}.layers.{block}"
             width = outputs // 4

@@ -1,7 +1,7 @@
 """State dicts of other people's code: read without running any of it, taken out of what they were wrapped in.
 
 torch's `weights_only=True` reads tensors and containers and refuses every other pickled object, so a checkpoint from
-anywhere is safe to open. released.py goes on from here.
+anywhere is safe to open. conversion.py goes on from here.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ def _read(file: Path) -> Any:
         try:
             return load_file(file)
         except SafetensorError as error:
-            raise ValueError(f"{file} is no whole safetensors file ({error}); copy or download it again.") from error
+            raise ValueError(f"{file} is not a whole safetensors file ({error}); copy or download it again.") from error
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         objects = sorted(set(re.findall(r"GLOBAL (\S+)", str(error))))
         if not objects:
-            raise ValueError(f"{file} is no file that torch.save wrote, or it is damaged.") from error
+            raise ValueError(f"{file} is not a file that torch.save wrote, or it is damaged.") from error
         raise ValueError(
             f"{file} holds other objects than tensors ({first_names(objects)}), and opening them could run any code. "
             "Where the checkpoint comes from, write torch.save(model.state_dict(), ...) and convert that file."
@@ -115,6 +115,6 @@ def _find_tensors(content: Any, file: Path) -> dict[str, Tensor]:
         if isinstance(content.get(name), Mapping):
             return _find_tensors(content[name], file)
     raise ValueError(
-        f"{file} holds entries that are no tensors ({first_names(others)}) and no state dict under "
+        f"{file} holds entries that are not tensors ({first_names(others)}) and no state dict under "
         f"{', '.join(WRAPPERS)}; save the state dict alone and convert that file."
     )

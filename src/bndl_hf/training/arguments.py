@@ -1,11 +1,20 @@
 """`TrainingArguments` plus what a Bayesian decision layer needs: KL weights, warm-up, a frozen and cached backbone."""
 
+from __future__ import annotations
+
+import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
+
+from bndl_hf.uncertainty.measures import MEASURES
+
+# Measures of which less is better; transformers knows "loss" alone.
+_ERRORS = ("loss", "nll", *(name for name, measure in MEASURES.items() if measure.better == "smaller"))
 
 
 @dataclass
@@ -61,6 +70,17 @@ class BNDLTrainingArguments(TrainingArguments):
     feature_batch_size: int = field(
         default=256, metadata={"help": "Images the backbone sees at a time while features are computed."}
     )
+    class_weights: list[float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of each class in the likelihood while training: 'balanced' (one over its number of images) "
+            "or C numbers, '[1, 9]'. They are scaled so that their mean over the training images is 1."
+        },
+    )
+    weighted_sampler: bool = field(
+        default=False,
+        metadata={"help": "Draw every class equally often (with replacement), however many images it has."},
+    )
     num_eval_samples: int = field(
         default=0,
         metadata={"help": "Draws behind a sampled PAvPU in evaluations; 0: the exact one alone, with no sampling."},
@@ -72,6 +92,9 @@ class BNDLTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.dataloader_pin_memory &= torch.cuda.is_available()  # pinning without one only warns
+        metric, greater = self.metric_for_best_model, getattr(self, "greater_is_better", None)
+        if metric is not None and greater is None:
+            self.greater_is_better = not metric.endswith(_ERRORS)
         super().__post_init__()
         if not 0 <= self.kl_warmup_ratio <= 1:
             raise ValueError(f"kl_warmup_ratio={self.kl_warmup_ratio} is a share of the steps; it must lie in [0, 1].")
@@ -84,10 +107,20 @@ class BNDLTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value} must be zero or above.")
-        if self.label_smoothing_factor != 0:
+        if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor}: the negative ELBO has no smoothed labels; "
-                "leave it at 0."
+                f"label_smoothing_factor={self.label_smoothing_factor} is the share of a label that is spread over all "
+                "classes; it must lie in [0, 1)."
+            )
+        self.class_weights = read_class_weights(self.class_weights)
+        if self.weighted_sampler and self.class_weights == "balanced":
+            raise ValueError(
+                "class_weights='balanced' and weighted_sampler=True correct the same imbalance twice; pass one of them."
+            )
+        if self.weighted_sampler and self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"weighted_sampler=True draws at random, but train_sampling_strategy={self.train_sampling_strategy!r}; "
+                "pass one of them."
             )
         if self.num_eval_samples < 0 or self.num_eval_samples == 1:
             raise ValueError(f"num_eval_samples={self.num_eval_samples}: a t-test needs 2 draws or more; 0 draws none.")
@@ -95,9 +128,36 @@ class BNDLTrainingArguments(TrainingArguments):
             raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")
         if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
-                f"hub_strategy={self.hub_strategy.value!r} would publish training_args.bin, which holds paths of this "
-                "machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
+                f"hub_strategy={HubStrategy(self.hub_strategy).value!r} would publish training_args.bin, which holds "
+                "paths of this machine and the token; use 'end' or 'every_save', and keep checkpoints where you train."
             )
+
+
+def read_class_weights(given: list[float] | str | None) -> list[float] | str | None:
+    """`class_weights` as the Trainer uses them: None, "balanced", or one finite number >= 0 for each class.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> read_class_weights("[1, 9]")
+        [1.0, 9.0]
+    """
+    if given is None or given == "balanced":
+        return given
+    try:
+        numbers = (
+            json.loads(given if given.strip().startswith("[") else f"[{given}]") if isinstance(given, str) else given
+        )
+        weights = [float(number) for number in numbers]
+    except (TypeError, ValueError):
+        weights = []
+    if not weights or not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise ValueError(
+            f"class_weights={given!r} is neither 'balanced' nor a list of numbers >= 0, one for each class; "
+            "write '[1, 9]' for two classes."
+        )
+    return weights
 
 
 # Chosen on the choosing rows of two sets of features (docs/defaults.md).

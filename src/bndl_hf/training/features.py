@@ -1,7 +1,7 @@
-"""Head-only training: the decision layer alone on cached features, with the same Trainer and the same loss.
+"""Features of a frozen backbone: a dataset of them, and the cache on disk that they are read from.
 
-`fit_decision_layer` is for features you already have; `cached_features` runs a backbone once over a dataset and keeps
-the result on disk, keyed by everything that decides it (shards.py). Read trainer.py next.
+`cached_features` runs a backbone once over a dataset and keeps the result, keyed by everything that decides it
+(shards.py). cached_training.py trains on it, fitting.py on features you already have.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.collating import FeatureBatch
 from bndl_hf.utils.shards import Tensors, concatenate, content_key, fill_shards, read_shard
 
 logger = logging.getLogger(__name__)
 
 # Images per cache file: an interrupted run repeats at most this many.
 SHARD_SIZE = 8192
+# Images read twice before features are computed. An image that a random flip leaves alone half of the time is the same
+# both times with probability 1/2: all 16 of them once in 65,536 runs.
+_NUM_READ_TWICE = 16
 
 
 class FeatureDataset(Dataset):
@@ -47,15 +51,15 @@ class FeatureDataset(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"features": self.features[index], "labels": self.labels[index]}
+    def __getitem__(self, index: int) -> FeatureBatch:
+        return FeatureBatch(features=self.features[index], labels=self.labels[index])
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> FeatureBatch:
         rows = torch.as_tensor(indices)
-        return {"features": self.features[rows], "labels": self.labels[rows]}
+        return FeatureBatch(features=self.features[rows], labels=self.labels[rows])
 
 
-def keep_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def keep_batch(batch: FeatureBatch) -> FeatureBatch:
     """Collate function of `FeatureDataset`, whose rows come as a batch already."""
     return batch
 
@@ -96,9 +100,11 @@ def cached_features(
             f"cache_features keeps one view of each image, but the {name} dataset changes its images at random "
             "(augmentation). Pass augmentation='none', or cache_features=False."
         )
+    _check_rows_repeat(dataset, collate, name)
     key = cache_key(model, dataset, processor, arguments)
-    folder = Path(arguments.feature_cache_dir or os.path.join(arguments.output_dir, "features")) / key
-    model = model.to(arguments.device).eval()
+    folder = Path(arguments.feature_cache_dir or os.path.join(str(arguments.output_dir), "features")) / key
+    module: Any = model
+    module.to(arguments.device).eval()
     shards = fill_shards(
         folder,
         dataset,
@@ -112,6 +118,21 @@ def cached_features(
     features = concatenate([read_shard(shard) for shard in shards])
     logger.info("Features of %s: %d images, kept in %s", name, len(dataset), folder)
     return FeatureDataset(features["features"], features["labels"])
+
+
+def _check_rows_repeat(dataset: Any, collate: Any, name: str) -> None:
+    """Raise ValueError where rows of `dataset` are not the same when they are read again."""
+    rows = torch.linspace(0, len(dataset) - 1, min(len(dataset), _NUM_READ_TWICE)).long().tolist()
+    collate = default_collate if collate is None else collate
+    with torch.random.fork_rng():
+        once, again = (collate([dataset[row] for row in rows]) for _ in range(2))
+    changed = [key for key in once if isinstance(once[key], Tensor) and not torch.equal(once[key], again[key])]
+    if changed:
+        raise ValueError(
+            f"cache_features keeps one view of each image, but {' and '.join(changed)} of the {name} dataset change "
+            "from one reading of a row to the next (a random transform or collator). Take the randomness out, or pass "
+            "cache_features=False."
+        )
 
 
 def cache_key(model: BNDLPreTrainedModel, dataset: Any, processor: Any, arguments: BNDLTrainingArguments) -> str:

@@ -61,8 +61,8 @@ def fit_decision_layer(
         eval_dataset = FeatureDataset(eval_features, eval_labels)
         training_arguments.setdefault("eval_strategy", "epoch")
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **training_arguments}
-        arguments = BNDLTrainingArguments(**arguments)
+        values = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **training_arguments}
+        arguments = BNDLTrainingArguments(**values)
         torch.manual_seed(arguments.seed)
         layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer
         trainer = BNDLTrainer(

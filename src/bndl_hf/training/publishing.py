@@ -21,7 +21,7 @@ from bndl_hf.hub.errors import hub_error
 logger = logging.getLogger(__name__)
 
 
-class PublishingTrainer(Trainer):
+class HubPublishing(Trainer):
     """The publishing half of `BNDLTrainer`."""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -33,10 +33,10 @@ class PublishingTrainer(Trainer):
         try:
             super().init_hf_repo(token=token, private=private)
         except (HTTPError, HFValidationError, OSError) as error:
-            repo_id = self.args.hub_model_id or self.args.output_dir
+            repo_id = str(self.args.hub_model_id or self.args.output_dir)
             raise hub_error("Making", repo_id, error) from error
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # a Future where it does not block, None in other processes
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -51,7 +51,7 @@ class PublishingTrainer(Trainer):
         Args:
             commit_message, blocking, token, revision, private: as in `Trainer.push_to_hub`.
             results: measured figures; None takes those of the last evaluation.
-            **card_facts: base_model, dataset_name, license, split, figures, card: see `bndl_hf.hub.push_to_hub`.
+            **card_facts: base_model, dataset_name, license and more: see `bndl_hf.hub.push_to_hub`.
 
         Returns:
             The commit; a Future of it where `blocking` is False; None in every process but the first.
@@ -74,10 +74,15 @@ class PublishingTrainer(Trainer):
             "private": self.args.hub_private_repo if private is None else private,
             **card_facts,
         }
-        model = self.accelerator.unwrap_model(self.model)
+        model, processor, repo_id = self._published
         if blocking:
-            return push_to_hub(model, self.processing_class, self.hub_model_id, **arguments)
-        return HfApi().run_as_future(push_to_hub, model, self.processing_class, self.hub_model_id, **arguments)
+            return push_to_hub(model, processor, repo_id, **arguments)
+        return HfApi().run_as_future(push_to_hub, model, processor, repo_id, **arguments)
+
+    @property
+    def _published(self) -> tuple[Any, Any, Any]:
+        """Model, image processor and repository."""
+        return self.accelerator.unwrap_model(self.model), self.processing_class, self.hub_model_id
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish the model as it stands after a checkpoint.
@@ -91,9 +96,7 @@ class PublishingTrainer(Trainer):
         progress = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
         try:
             push_to_hub(
-                self.accelerator.unwrap_model(self.model),
-                self.processing_class,
-                self.hub_model_id,
+                *self._published,
                 results=self._last_evaluation(),
                 commit_message=f"Training in progress, {progress}",
                 token=self.args.hub_token,

@@ -1,80 +1,163 @@
 """`BNDLTrainer`: transformers' Trainer, with the negative ELBO as its loss and every term of it in the log (Sec. 3.4).
 
-It trains a whole `BNDLForImageClassification`, or a `BNDLDecisionLayer` alone on features; with a frozen backbone and
-`cache_features=True` it turns the first into the second. Evaluations report accuracy beside how far the probabilities
-can be trusted. elbo.py has the terms, preparation.py what is measured first, pruning.py the sparsity, features.py
-the cache, checkpoints.py what makes saving and resuming safe, publishing.py the way to the Hub.
+It trains a whole `BNDLForImageClassification`, or a decision layer alone on features; with a frozen backbone and
+`cache_features=True` the whole model on features that were computed once. Evaluations report accuracy beside how far
+the probabilities can be trusted. loss_terms.py has the terms, preparation.py what is measured first, pruning.py the
+sparsity, class_balance.py the imbalance, cached_training.py the training on cached features, checkpoints.py what makes
+saving and resuming safe, publishing.py the way to the Hub.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerState
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.loss import negative_elbo
+from bndl_hf.model.loss import likelihood_loss, negative_elbo
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.outputs import BNDLImageClassifierOutput
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics
-from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
-from bndl_hf.training.checkpoints import SafeCheckpoints
-from bndl_hf.training.eval_prediction import BNDLEvalPrediction
-from bndl_hf.training.features import FeatureDataset, cached_features, keep_batch
+from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics, trained_decision_layer
+from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.cached_training import training_on_features
+from bndl_hf.training.checkpoints import SafeCheckpoints, last_checkpoint
+from bndl_hf.training.class_balance import BalancedSampler, all_labels
+from bndl_hf.training.collating import collate_rows
+from bndl_hf.training.evaluating import EvaluationJudge
+from bndl_hf.training.failures import batch_norm_errors_in_words, loss_not_finite
 from bndl_hf.training.loss_terms import ELBOTerms, kl_warmup
-from bndl_hf.training.preparation import PreparingTrainer
+from bndl_hf.training.preparation import note_training_images, prepare_decision_layer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
-from bndl_hf.training.publishing import PublishingTrainer
-from bndl_hf.uncertainty import pavpu_from_p_value, summarize
+from bndl_hf.training.publishing import HubPublishing
+
+logger = logging.get_logger(__name__)
+
+# A new decision layer learns little in fewer optimizer steps.
+_FEW_STEPS = 200
+# With float16 a step whose gradients overflow is skipped, and the weights stay good; not so many in a row.
+_MOST_SKIPPED_STEPS = 10
 
 
-class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer):
-    """Trainer of BNDL classifiers.
+class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
+    """Trainer of BNDL classifiers; takes what `transformers.Trainer` takes, in its order.
 
-    Takes what `transformers.Trainer` takes. `model` is a `BNDLForImageClassification` reading {"pixel_values",
-    "labels"}, a peft model around one (docs/peft.md), or a `BNDLDecisionLayer` reading {"features", "labels"}. Beside
-    the loss it logs `nll`, `kl_local`, `kl_global` (nats) and `sparsity`; evaluations add accuracy, nll, ece, brier,
-    aurc and pavpu (exact; with `num_eval_samples` also sampled). A `compute_metrics` of your own gets the logits as
-    always, with `probs` and `p_value` beside them (`BNDLEvalPrediction`), and adds to them.
+    Beside the loss it logs `nll`, `kl_local`, `kl_global` (nats) and `sparsity`. Evaluations log `eval_loss`, the
+    negative log-likelihood, and the measures of `bndl_hf.uncertainty.summarize` (with `num_eval_samples` also a sampled
+    PAvPU), whatever metrics of your own you add.
+
+    Args:
+        model: a `BNDLForImageClassification` reading {"pixel_values", "labels"}, a peft model around one
+            (docs/peft.md), or a decision layer (`PosteriorHead`) reading {"features", "labels"}; None with
+            `model_init`.
+        args: `BNDLTrainingArguments`.
+        data_collator: makes a batch of rows; None takes rows of tensors and (image, label) pairs.
+        compute_loss_func: called with (outputs, labels, num_items_in_batch=), its value takes the place of the negative
+            log-likelihood; while training the weighted KL terms are added to it. `num_items_in_batch` is the number of
+            images in this batch, so that a mean over them and a sum divided by it are both right, also where gradients
+            are accumulated (Departure: transformers passes the images of a whole step).
+        compute_metrics: gets a `BNDLEvalPrediction`: logits whose softmax is the predictive, labels, and beside them
+            `probs` and `p_value`.
+        train_dataset, eval_dataset, processing_class, model_init, callbacks, optimizers, optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics: as in `Trainer`.
 
     Raises:
-        ValueError: when the number of training images is unknown, no factor is active, or an argument does not fit.
+        TypeError: for arguments that are not `BNDLTrainingArguments`.
+        ValueError: for a model that is not a BNDL model, or an argument that does not fit it.
     """
 
-    model: BNDLForImageClassification | PosteriorHead
+    model: Any  # a BNDLForImageClassification, a PosteriorHead, or a PeftModel around the first
     args: BNDLTrainingArguments
+    compute_metrics: Any
     # The loss is a mean over the batch, so the Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
 
     def __init__(
         self,
-        model: BNDLForImageClassification | PosteriorHead,
+        model: BNDLForImageClassification | PosteriorHead | nn.Module | None = None,
         args: BNDLTrainingArguments | None = None,
-        compute_metrics: Any = None,
-        **kwargs: Any,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., Any] | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Any] | None = None,
     ) -> None:
         args = BNDLTrainingArguments() if args is None else args
-        self._metrics_of_user = compute_metrics
+        if not isinstance(args, BNDLTrainingArguments):
+            raise TypeError(
+                f"args is a {type(args).__name__}; BNDLTrainer needs BNDLTrainingArguments, which take the same values "
+                "and a few more: from bndl_hf import BNDLTrainingArguments."
+            )
+        if args.n_gpu > 1:
+            logger.warning(
+                f"One process sees {args.n_gpu} accelerators and trains on the first; start one process for each with "
+                "`accelerate launch` or `torchrun` to use all."
+            )
+            args._n_gpu = 1
         self._terms = ELBOTerms()
-        self._generator: torch.Generator | None = None
-        self._pruned_after: Any = None
-        super().__init__(model=model, args=args, compute_metrics=self._judge, **kwargs)
-        if not isinstance(self.model, PosteriorHead):
+        self._class_weights: Tensor | None = None
+        self._judge: EvaluationJudge | None = None
+        self._losses_not_finite = self._batch_of_step = 0
+        self._warns_of_few_steps = False
+        super().__init__(
+            model,
+            args,
+            collate_rows if data_collator is None else data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            model_init,
+            compute_loss_func,
+            compute_metrics,
+            [LoadingPruner(args.pruning_start, args.pruning_end), *(callbacks or [])],
+            optimizers,
+            optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics,
+        )
+        self._set_up_model()
+
+    @property
+    def decision_layer(self) -> PosteriorHead:
+        """The layer whose posteriors are trained."""
+        return trained_decision_layer(self.accelerator.unwrap_model(self.model))
+
+    def _set_up_model(self) -> None:
+        """What the arguments say about the model; `model_init` makes a new one for every training."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        if not isinstance(model, PosteriorHead) and not hasattr(model, "decision_layer"):
+            raise ValueError(
+                f"The model is a {type(model).__name__}, which has no Bayesian decision layer; make one of it with "
+                "BNDLForImageClassification.from_backbone_pretrained(model)."
+            )
+        if isinstance(model, PosteriorHead):
+            if self.args.activation_checkpointing:
+                raise ValueError("gradient_checkpointing=True, but a decision layer alone has no layers to recompute.")
+            vars(model)["main_input_name"] = "features"  # what `include_for_metrics` means by inputs
+        else:
             # peft trains a copy of the layer, which came with a copy of its configuration.
-            self.decision_layer.config = self.model.config
+            self.decision_layer.config = model.config
+        if has_adapters(model):
+            check_adapters(model, self.args)
         config = self.decision_layer.config
-        if has_adapters(self.model):
-            check_adapters(self.model, args)
         for name in ("kl_local_weight", "kl_global_weight"):
-            if getattr(args, name) is not None:
-                setattr(config, name, getattr(args, name))
-        config.kl_local_weight_is_measured &= args.kl_local_weight is None
-        if args.freeze_backbone:
+            if getattr(self.args, name) is not None:
+                setattr(config, name, getattr(self.args, name))
+        config.kl_local_weight_is_measured &= self.args.kl_local_weight is None
+        if self.args.freeze_backbone:
             if isinstance(model, PosteriorHead):
                 raise ValueError(
                     "freeze_backbone=True, but the model is a decision layer alone, which has no backbone."
@@ -83,37 +166,92 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
 
     # ---- training ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train, as `Trainer.train`; before the first step the number of images and the features' spread are noted."""
-        if self.args.cache_features and not isinstance(self.model, PosteriorHead):
-            return self._train_on_cached_features(resume_from_checkpoint, **kwargs)
-        config = self.decision_layer.config
-        try:
-            config.num_training_images = len(self.train_dataset)
-        except TypeError as error:
-            if config.num_training_images is None:
-                raise ValueError(
-                    "train_dataset has no length, so N of the ELBO (Eq. 12) is unknown; set "
-                    "model.config.num_training_images."
-                ) from error
-        self.prepare_decision_layer(resumes=resume_from_checkpoint not in (None, False))
-        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        warn_if_not_pruned(self.decision_layer)
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """The training itself; by now the model is the one of this training, with the weights of its checkpoint."""
+        self._set_up_model()
+        resumes = kwargs.get("resume_from_checkpoint") is not None
+        with training_on_features(self) if self.args.cache_features else nullcontext():
+            self._class_weights = note_training_images(self)
+            self._warns_of_few_steps = prepare_decision_layer(self, resumes)
+            self._batch_of_step = 0
+            output = super()._inner_training_loop(*args, **kwargs)
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        step = self.state.global_step if best is None else best
+        warn_if_not_pruned(self.decision_layer, step, self.args.pruning_end, self.state.max_steps)
         return output
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As `Trainer.create_scheduler`, which is told how many steps there will be."""
+        if self._warns_of_few_steps and num_training_steps < _FEW_STEPS and self.is_world_process_zero():
+            epochs = self.args.num_train_epochs
+            wanted = f"max_steps={_FEW_STEPS}"
+            if self.args.max_steps <= 0:
+                wanted = f"num_train_epochs={round(epochs * _FEW_STEPS / num_training_steps)}"
+            logger.warning(
+                f"The new decision layer gets {num_training_steps} optimizer steps, which is few: pass {wanted} or a "
+                f"smaller per_device_train_batch_size (now {self.args.per_device_train_batch_size}) for about "
+                f"{_FEW_STEPS}."
+            )
+        self._warns_of_few_steps = False
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        if not self.args.weighted_sampler:
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return BalancedSampler(all_labels(self.train_dataset if train_dataset is None else train_dataset), seed)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As `Trainer.training_step`.
+
+        Raises:
+            ValueError: the loss is NaN or infinite, or a BatchNorm got a single image.
+        """
+        with batch_norm_errors_in_words(self.args.per_device_train_batch_size):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._batch_of_step += 1
+        if torch.isfinite(loss):
+            self._losses_not_finite = 0
+        else:
+            self._losses_not_finite += 1
+            if self.accelerator.scaler is None or self._losses_not_finite > _MOST_SKIPPED_STEPS:
+                step, epoch = self.state.global_step + 1, self.state.epoch or 0.0
+                trained = self.accelerator.unwrap_model(model)
+                kept = last_checkpoint(str(self.args.output_dir))
+                raise loss_not_finite(loss.item(), step, self._batch_of_step, epoch, trained, kept)
+        if self.accelerator.sync_gradients:
+            self._batch_of_step = 0
+        return loss
+
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Tensor | tuple[Tensor, BNDLImageClassifierOutput]:
-        """Negative ELBO of the batch, its KL terms warmed up while training."""
+        """Negative ELBO of the batch while training, its KL terms warmed up; its likelihood term alone otherwise.
+
+        Class weights and label smoothing change the likelihood while training; an evaluation gives the plain one.
+        """
         if model.training:
             hold_statistics(self.accelerator.unwrap_model(model))
         output = model(**inputs)
-        scale = 1.0
+        loss = self._likelihood(output, inputs["labels"], model.training)
         if model.training:
-            scale = kl_warmup(self.state.global_step, self.state.max_steps, self.args.kl_warmup_ratio)
             self._terms.add(output, len(inputs["labels"]))
-        loss = negative_elbo(output.nll, output.kl_local, output.kl_global, self.decision_layer.config, scale)
+            scale = kl_warmup(self.state.global_step, self.state.max_steps, self.args.kl_warmup_ratio)
+            loss = negative_elbo(loss, output.kl_local, output.kl_global, self.decision_layer.config, scale)
         return (loss, output) if return_outputs else loss
+
+    def _likelihood(self, output: Any, labels: Tensor, training: bool) -> Tensor:
+        """Mean over the batch of the term that says how well the labels are predicted."""
+        if self.compute_loss_func is not None:
+            return self.compute_loss_func(output, labels, num_items_in_batch=len(labels))
+        smoothing = self.args.label_smoothing_factor
+        if training and (self._class_weights is not None or smoothing):
+            return likelihood_loss(output.logits, labels, self._class_weights, smoothing)
+        return output.nll
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, adding the ELBO's terms and the sparsity to every entry that carries the training loss."""
@@ -122,14 +260,12 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As `Trainer.create_optimizer`, with the decision layer at its own learning rate and pruned after steps."""
-        is_users = self.optimizer is not None
+        """As `Trainer.create_optimizer`, with the decision layer at its own learning rate.
+
+        An optimizer of your own, or a class with its arguments, keeps the rates you gave it.
+        """
+        is_users = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         optimizer = super().create_optimizer(model)
-        steps = getattr(optimizer, "optimizer", optimizer)  # inside accelerate's wrapper, from a second train() on
-        if self.decision_layer.raw_loadings.requires_grad and self._pruned_after is not steps:
-            pruner = LoadingPruner(self.decision_layer, self.args.pruning_start, self.args.pruning_end)
-            steps.register_step_post_hook(lambda *_: pruner.after_step(self.state.global_step, self.state.max_steps))
-            self._pruned_after = steps
         rate = self.args.decision_layer_learning_rate
         if rate is not None and not is_users:
             ours = {id(p) for p in self.decision_layer.parameters()}
@@ -142,42 +278,17 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
                     group["lr"] = rate
         return optimizer
 
-    def _train_on_cached_features(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> TrainOutput:
-        """Run the backbone once over every image and train the decision layer on what it says."""
-        model = self.model
-        if not isinstance(model, BNDLForImageClassification):
-            raise ValueError(f"cache_features=True needs a BNDLForImageClassification, not a {type(model).__name__}.")
+    def hyperparameter_search(self, *args: Any, compute_objective: Any = None, **kwargs: Any) -> Any:
+        """As `Trainer.hyperparameter_search`.
 
-        def cached(dataset: Any, name: str) -> FeatureDataset:
-            return cached_features(model, dataset, self.args, self.processing_class, self.data_collator, name)
-
-        train_dataset = cached(self.train_dataset, "train")
-        eval_dataset: Any = None if self.args.eval_strategy == "no" else self.eval_dataset
-        if isinstance(eval_dataset, dict):
-            eval_dataset = {name: cached(dataset, name) for name, dataset in eval_dataset.items()}
-        elif eval_dataset is not None:
-            eval_dataset = cached(eval_dataset, "eval")
-        head = BNDLTrainer(
-            model=model.decision_layer,
-            args=self._head_arguments(),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            data_collator=keep_batch,
-            compute_metrics=self._metrics_of_user,
-            optimizers=(self.optimizer, self.lr_scheduler),
-        )
-        head.callback_handler.callbacks = self.callback_handler.callbacks
-        output = head.train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        self.state: TrainerState = head.state
-        model.config.num_training_images = len(train_dataset)
-        return output
-
-    def _head_arguments(self) -> BNDLTrainingArguments:
-        arguments = copy.copy(self.args)
-        arguments.freeze_backbone = arguments.cache_features = False
-        arguments.dataloader_num_workers = 0
-        arguments.per_device_eval_batch_size = HEAD_DEFAULTS["per_device_eval_batch_size"]
-        return arguments
+        Departure: the default objective is always `eval_loss`. transformers adds up all metrics, and accuracy plus
+        calibration errors says nothing.
+        """
+        if compute_objective is None and len(args) < 2:
+            compute_objective = _evaluation_loss
+        if compute_objective is not None:
+            kwargs["compute_objective"] = compute_objective
+        return super().hyperparameter_search(*args, **kwargs)
 
     # ---- evaluation ----
 
@@ -189,46 +300,68 @@ class BNDLTrainer(SafeCheckpoints, PreparingTrainer, PublishingTrainer, Trainer)
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Tensor | None]:
-        """One backbone pass: loss, (logits, probabilities, exact p-value[, sampled p-value]) and labels of a batch."""
+        """As `Trainer.prediction_step`: loss, logits (with `ignore_keys`, all else of the output too) and labels."""
         inputs = self._prepare_inputs(inputs)
-        layer, labels = self.decision_layer, inputs.get("labels")
-        with self.compute_loss_context_manager():
-            features = features_of(self.accelerator.unwrap_model(model), inputs)
-            output = layer(features, labels)
-            if prediction_loss_only:
-                return output.loss, None, None
-            exact = layer.predict(features)
-            answers = [output.logits, exact.probs, exact.p_value]
-            if self.args.num_eval_samples:
-                sampled = layer.predict(
-                    features,
-                    method="monte_carlo",
-                    num_samples=self.args.num_eval_samples,
-                    generator=self._generator,
-                )
-                answers.append(sampled.p_value)
-        return output.loss, tuple(answers), labels
+        labels = inputs.get("labels")
+        loss: Any = None
+        with self.compute_loss_context_manager(), self._features_read() as features:
+            if labels is None:
+                output: Any = model(**inputs)
+            else:
+                loss, output = self.compute_loss(model, copy.copy(inputs), return_outputs=True)
+                loss = loss.detach().mean()
+        if self._judge is not None and labels is not None:
+            if not features:  # a loss of the user's own that goes around the decision layer
+                features.append(features_of(self.accelerator.unwrap_model(model), inputs))
+            self._judge.add(features[0], labels)
+        if prediction_loss_only:
+            return loss, None, None
+        if ignore_keys is None:
+            return loss, output["logits"], labels
+        kept = tuple(value for name, value in output.items() if name not in {*ignore_keys, "loss"})
+        return loss, kept[0] if len(kept) == 1 else kept, labels
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`; `predictions` are the logits [N, C]."""
+    @contextmanager
+    def _features_read(self) -> Iterator[list[Tensor]]:
+        """A list that fills with the features the decision layer reads within the block."""
+        features: list[Tensor] = []
+        hook = self.decision_layer.register_forward_pre_hook(lambda _, inputs: features.extend(inputs[:1]))
+        try:
+            yield features
+        finally:
+            hook.remove()
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`, with measures of trust beside your own metrics; yours win where names meet."""
         # Draws of its own: an evaluation repeats, and training goes on as if there had been none.
-        self._generator = torch.Generator(self.args.device).manual_seed(self.args.seed + self.args.process_index)
-        output = super().evaluation_loop(*args, **kwargs)
-        if isinstance(output.predictions, tuple):
-            output = output._replace(predictions=output.predictions[0])
+        generator = torch.Generator(self.args.device).manual_seed(self.args.seed + self.args.process_index)
+        judge = EvaluationJudge(self.decision_layer, self.args, lambda kept: self.gather_function(kept), generator)
+        self._judge = None if self.args.prediction_loss_only else judge
+        metrics_of_user = self.compute_metrics
+        if metrics_of_user is not None:
+            self.compute_metrics = lambda prediction, **more: metrics_of_user(judge.with_trust(prediction), **more)
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self.compute_metrics, self._judge = metrics_of_user, None
+        measures, logged = judge.measures(), output.metrics
+        assert logged is not None
+        if measures and self.compute_loss_func is None and type(self).compute_loss is BNDLTrainer.compute_loss:
+            # transformers' mean of batches weighs a short last batch, and padding in several processes, too much.
+            logged[f"{metric_key_prefix}_loss"] = measures["nll"]
+        for name, value in measures.items():
+            logged.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
-    def _judge(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Accuracy, and how far the probabilities can be trusted; then the user's own metrics."""
-        logits, probs, p_value, *sampled = prediction.predictions
-        threshold = self.decision_layer.config.certainty_threshold
-        labels = torch.from_numpy(prediction.label_ids)
-        metrics = summarize(torch.from_numpy(probs), labels, torch.from_numpy(p_value), threshold)
-        if sampled:
-            correct = torch.from_numpy(probs).argmax(dim=-1) == labels
-            counts = pavpu_from_p_value(torch.from_numpy(sampled[0]), correct, threshold)
-            metrics[f"pavpu_{self.args.num_eval_samples}_draws"] = counts.pavpu
-        metrics["sparsity"] = self.decision_layer.sparsity()
-        if self._metrics_of_user is not None:
-            metrics.update(self._metrics_of_user(BNDLEvalPrediction(logits, prediction.label_ids, probs, p_value)))
-        return metrics
+
+def _evaluation_loss(metrics: dict[str, float]) -> float:
+    return metrics["eval_loss"]

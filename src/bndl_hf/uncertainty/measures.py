@@ -50,7 +50,7 @@ MEASURES: dict[str, Measure] = {
     "brier_uncertainty": Measure("Base rates", "the score of always answering with the share of each class"),
     "brier_within_bin": Measure("Within bins", "what the 15 bins of these three leave out"),
     "expected_calibration_error": Measure(
-        "ECE", "calibration error of the most probable class, 15 bins of equal width", "smaller"
+        "ECE", "calibration error of the top class, 15 bins of equal width", "smaller"
     ),
     "adaptive_calibration_error": Measure("Adaptive ECE", "the same, 15 bins of equally many images", "smaller"),
     "classwise_calibration_error": Measure(

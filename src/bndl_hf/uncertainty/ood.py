@@ -2,8 +2,8 @@
 people ask of an uncertainty first. Pass any score that should be higher for out-of-distribution images, such as the
 epistemic uncertainty or the p-value.
 
-Higher score = more out, everywhere. selective.py asks the neighbouring question, about wrong images of the right
-distribution.
+A higher score means more likely out of distribution, everywhere. selective.py asks the neighbouring question, about
+wrong images of the right distribution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def ood_auroc(score_in: Tensor, score_out: Tensor) -> float:
     """Probability that an out-of-distribution image scores higher than an in-distribution one.
 
     Args:
-        score_in: [B_in] scores of in-distribution images; higher = more out.
+        score_in: [B_in] scores of in-distribution images; higher: more likely out of distribution.
         score_out: [B_out] scores of out-of-distribution images.
 
     Returns:
@@ -48,7 +48,7 @@ def ood_fpr95(score_in: Tensor, score_out: Tensor, positive: str = "out") -> flo
     report.
 
     Args:
-        score_in: [B_in] scores of in-distribution images; higher = more out.
+        score_in: [B_in] scores of in-distribution images; higher: more likely out of distribution.
         score_out: [B_out] scores of out-of-distribution images.
         positive: "out" or "in".
 
@@ -74,7 +74,7 @@ def ood_aupr(score_in: Tensor, score_out: Tensor, positive: str = "out") -> floa
     Unlike the AUROC it depends on how many images each side has: a constant score gives the share of positives.
 
     Args:
-        score_in: [B_in] scores of in-distribution images; higher = more out.
+        score_in: [B_in] scores of in-distribution images; higher: more likely out of distribution.
         score_out: [B_out] scores of out-of-distribution images.
         positive: "out" ("AUPR-Out", the default) or "in" ("AUPR-In").
 
@@ -102,5 +102,5 @@ def ood_aupr(score_in: Tensor, score_out: Tensor, positive: str = "out") -> floa
 def _sides(score_in: Tensor, score_out: Tensor, positive: str) -> tuple[Tensor, Tensor]:
     """Checked scores of the positive and of the negative side, oriented so that higher = more positive."""
     check_choice(positive, "positive", POSITIVE)
-    inside, outside = check_scores(score_in, "score_in"), check_scores(score_out, "score_out")
-    return (outside, inside) if positive == "out" else (-inside, -outside)
+    score_in, score_out = check_scores(score_in, "score_in"), check_scores(score_out, "score_out")
+    return (score_out, score_in) if positive == "out" else (-score_in, -score_out)

@@ -5,8 +5,8 @@ there is little in it that was learned at all. Softmax scores see the first and 
 the total evidence see the second and are good at far ones. `joint` is the first divided by the second. The non-negative
 layer is what makes the second meaningful: its scores cannot cancel.
 
-Higher = more out, everywhere. Nothing here is fitted, least of all to out-of-distribution data. Read ood.py for what is
-done with the scores.
+Higher means more likely out of distribution, everywhere. Nothing here is fitted, least of all to out-of-distribution
+data. Read ood.py for what is done with the scores.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ OOD_SCORES: dict[str, Callable[[BNDLPrediction], Tensor]] = {
 
 
 def ood_scores(prediction: BNDLPrediction) -> dict[str, Tensor]:
-    """Every score of a prediction by its name in `OOD_SCORES`, each [B], higher = more out-of-distribution.
+    """Every score of a prediction by its name in `OOD_SCORES`, each [B].
 
     Args:
         prediction: exact or Monte-Carlo, of any head of this library.

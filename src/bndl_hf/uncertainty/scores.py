@@ -23,12 +23,12 @@ class StreamingScores:
 
     Example:
         >>> import torch
-        >>> inside, outside = StreamingScores(), StreamingScores()
-        >>> inside.update({"entropy": torch.tensor([0.1, 0.2])})
-        >>> inside.update({"entropy": torch.tensor([0.7])})
-        >>> outside.update({"entropy": torch.tensor([0.5, 0.9])})
+        >>> images, ood = StreamingScores(), StreamingScores()
+        >>> images.update({"entropy": torch.tensor([0.1, 0.2])})
+        >>> images.update({"entropy": torch.tensor([0.7])})
+        >>> ood.update({"entropy": torch.tensor([0.5, 0.9])})
         >>> from bndl_hf.uncertainty import ood_auroc
-        >>> round(ood_auroc(inside.scores["entropy"], outside.scores["entropy"]), 4)  # all pairs but (.7, .5)
+        >>> round(ood_auroc(images.scores["entropy"], ood.scores["entropy"]), 4)  # all pairs but (.7, .5)
         0.8333
     """
 

@@ -173,8 +173,7 @@ def error_detection_auroc(confidence: Tensor, correct: Tensor) -> float:
 
     Returns:
         A fraction in [0, 1]: 1 if every error is below every right image, 0.5 for a constant confidence (ties count
-        1/2). NaN if all images are right or all are wrong: there is no pair to compare, and any number would be an
-        invention.
+        1/2). NaN if all images are right or all are wrong: there is no pair to compare.
 
     Raises:
         ValueError: as `risk_coverage_curve`.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Largest accepted |sum - 1| of a row of probabilities. A softmax that was once rounded to bfloat16 (8 significant bits)
-# is off by up to 2^-9 = .002, whatever dtype it is in by now; what is no distribution is usually off by far more.
+# is off by up to 2^-9 = .002, whatever dtype it is in by now; what is not a distribution is usually off by far more.
 SUM_TOLERANCE = 1e-2
 
 

@@ -254,9 +254,9 @@ def test_backbones_and_images_without_positions_are_errors(explain):
     [
         ({"factors": 4}, "Factor 4 is out of range; this decision layer has 4 factors, 0 to 3"),
         ({"factors": [0, -1]}, "Factor -1 is out of range"),
-        ({"factors": 0.5}, "0.5 is no choice of factors; pass one number"),
-        ({"factors": []}, r"\[\] is no choice of factors"),
-        ({"factors": "red"}, "'red' is no choice of factors"),
+        ({"factors": 0.5}, "0.5 is not a choice of factors; pass one number"),
+        ({"factors": []}, r"\[\] is not a choice of factors"),
+        ({"factors": "red"}, "'red' is not a choice of factors"),
         ({"factors": [[0], [1]]}, r"factors have shape \[2, 1\]; 3 images need \[3, k\]"),
         ({"factors": 0, "target": 1}, "a target only chooses among factors; pass one"),
         ({"target": 2}, r"target=2 must hold classes between 0 and 1"),

@@ -1,4 +1,4 @@
-"""LIME finds the quadrant a factor sees, repeats itself bit for bit, and disturbs nobody's random numbers."""
+"""LIME finds the quadrant a factor sees, repeats itself bit for bit, and changes no other random numbers."""
 
 import random
 import sys
@@ -67,7 +67,7 @@ def test_weights_do_not_depend_on_how_many_images_the_model_sees_at_a_time(model
     torch.testing.assert_close(one.weights, other.weights, rtol=1e-4, atol=1e-6)
 
 
-def test_nobody_elses_random_numbers_change(model, image):
+def test_no_other_random_numbers_change(model, image):
     torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002 - the global state is what is tested
     expected = torch.rand(3), np.random.rand(), random.random()  # noqa: NPY002
     torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002

@@ -76,6 +76,7 @@ def test_finished_runs_are_kept_and_other_settings_are_not_mixed_with_them(tmp_p
     (first,) = json.loads(output.read_text())["runs"]
     benchmark.main([*argv, "--seeds", "0", "1", "--hold_out", "50"])
     report = json.loads(output.read_text())
+    assert report["command"].startswith("python scripts/benchmarks/heads.py heads --features ")
     assert report["runs"][0] == first  # its seconds too
     assert [run["seed"] for run in report["runs"]] == [0, 1]
     sizes = [report["settings"][f"num_{part}_images"] for part in ("training", "choosing", "reported")]
@@ -110,7 +111,7 @@ def test_a_features_file_holds_what_the_backbone_says(tmp_path: Path) -> None:
         (["heads", "--features", "nowhere.safetensors", "--output", "x.json"], "nowhere.safetensors does not exist"),
         (
             ["features", "--model_name_or_path", "m", "--dataset_name", "digits", "--ood", "mnist", "--output", "x"],
-            "--ood 'mnist' is not NAME=PATH",
+            "--ood 'mnist' is not NAME=DATASET",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bndl_hf.interpretability.checks import check_labels
+from bndl_hf.model.input_images import read_image
 
 
 class GalleryRows:
@@ -24,7 +25,7 @@ class GalleryRows:
         model_names: of the model's classes.
 
     Raises:
-        ValueError: no row, no images, labels that are no whole numbers, or no column of that name.
+        ValueError: no row, no images, labels that are not whole numbers, or no column of that name.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class GalleryRows:
         images = [row[self.image_column] for row in rows]
         if bad := [image for image in images if not isinstance(image, Image.Image)]:
             raise ValueError(f"Column {self.image_column!r} holds a {type(bad[0]).__name__} among its images.")
-        images = [image.convert("RGB") for image in images]
+        images = [read_image(image) for image in images]
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
@@ -102,7 +103,7 @@ def _find_columns(dataset: Any, image_column: str | None, label_column: str | No
         label_column = label_column or (endings[0] if len(endings) == 1 else None)
     for argument, name in (("image_column", image_column), ("label_column", label_column)):
         if name is not None and name not in row:
-            raise ValueError(f"{argument}={name!r} is no column of the dataset; its columns are {columns}.")
+            raise ValueError(f"{argument}={name!r} is not a column of the dataset; its columns are {columns}.")
     if not isinstance(row[image_column], Image.Image):
         raise ValueError(f"image_column={image_column!r} holds a {type(row[image_column]).__name__}, not PIL images.")
     if label_column is not None and not isinstance(row[label_column], int):

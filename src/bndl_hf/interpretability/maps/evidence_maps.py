@@ -52,7 +52,7 @@ def evidence_on_grid(model: Any, trace: FeatureTrace, scores: Tensor, coefficien
 
 
 def _exact(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, coefficients: Tensor) -> Tensor:
-    """e_ij of the formula above, [B, k, P]; columns of h that are no average (a CLS token) add to no position."""
+    """e_ij of the formula above, [B, k, P]; columns of h that are not an average (a CLS token) add to no position."""
     active = coefficients * (scores > 0)[:, None]
     weights = active
     if layer.selection is not None:  # the factors are some of z

@@ -7,12 +7,11 @@ is only known beside a random order, which is what a constant map gives.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from bndl_hf.interpretability.checks import decision_layer_of
@@ -172,11 +171,5 @@ def _places(maps: Tensor, seed: int) -> Tensor:
 def _blurred(images: Tensor) -> Tensor:
     """Images [B, channels, H, W] under a Gaussian, their edges continued."""
     sigma = _BLUR_SHARE * min(images.shape[2:])
-    radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma).square())
-    kernel = kernel / kernel.sum()
-    B, channels, H, W = images.shape
-    padded = F.pad(images, (radius,) * 4, mode="replicate").flatten(0, 1)[:, None]  # [B channels, 1, ...]
-    blurred = F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return blurred.view(B, channels, H, W)
+    blurred = gaussian_filter(images.cpu().numpy(), sigma, mode="nearest", truncate=3.0, axes=(2, 3))
+    return torch.from_numpy(blurred).to(images.device)

@@ -73,7 +73,7 @@ def lime_factor(
         image: pixel values as the model reads them, [channels, H, W] or [1, channels, H, W]; of a PIL image,
             `processor(image, return_tensors="pt")["pixel_values"]`.
         factor: None takes the largest part theta_k Phi_kc of the top class's logit.
-        seed: of the random hiding; the same seed gives the same bits, and nobody else's random numbers change.
+        seed: of the random hiding; the same seed gives the same bits, and no other random numbers change.
         segments: [H, W], a super-pixel number per pixel; None cuts the image with SLIC (Achanta et al. 2012).
         num_segments: about how many super-pixels SLIC cuts.
         num_samples: how many times super-pixels are hidden; 1000: Ribeiro et al.'s.
@@ -83,7 +83,7 @@ def lime_factor(
 
     Raises:
         ImportError: captum, scikit-image or scikit-learn is missing.
-        TypeError: for a decision layer alone, or an image that is no tensor.
+        TypeError: for a decision layer alone, or an image that is not a tensor.
         ValueError: for more than one image, segments of another size or only one, a factor out of range or whose
             score is zero on this image, or too few samples.
 

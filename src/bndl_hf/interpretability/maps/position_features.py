@@ -2,7 +2,7 @@
 
 For most convolutional and hierarchical backbones the features are the average of a map over its positions, h = mean_ij
 A_ij; some normalise it afterwards (ConvNeXt, BEiT), some put the CLS token beside it (DINOv2). For a plain ViT h is the
-CLS token, which is no average of anything. `position_features` tells them apart. Read evidence_maps.py next.
+CLS token, which is not an average of anything. `position_features` tells them apart. Read evidence_maps.py next.
 """
 
 from __future__ import annotations

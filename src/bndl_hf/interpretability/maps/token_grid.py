@@ -44,7 +44,7 @@ class TokenGrid:
 
 
 def token_grid(hidden_state: Tensor, image_size: tuple[int, int], config: PretrainedConfig) -> TokenGrid | None:
-    """The grid of a hidden state, or None where its positions are no map of the image.
+    """The grid of a hidden state, or None where its positions are not a map of the image.
 
     Args:
         hidden_state: [B, D, h, w], [B, h, w, D] or [B, N, D].

@@ -25,8 +25,8 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one score for each image, higher = more out-of-distribution, or its C probabilities (or logits with
-        from_logits=True), which are scored by 1 - the largest.
+    predictions: one score for each image, higher for images more likely out of distribution, or its C probabilities (or
+        logits with from_logits=True), which are scored by 1 - the largest.
     references: 1 for an image that is out of distribution, 0 for one that is not.
     positive (str): "out" or "in": the side that fpr95 and aupr call positive.
     from_logits (bool): take the softmax of `predictions` first.
@@ -77,9 +77,9 @@ class OodAuroc(evaluate.Metric):
             values = 1 - probs.amax(dim=-1)
         if len(values) != len(is_out):
             raise ValueError(f"predictions has {len(values)} scores for {len(is_out)} references. Pass one for each.")
-        inside, outside = values[is_out == 0], values[is_out == 1]
+        score_in, score_out = values[is_out == 0], values[is_out == 1]
         return {
-            "ood_auroc": ood_auroc(inside, outside),
-            "ood_fpr95": ood_fpr95(inside, outside, positive),
-            "ood_aupr": ood_aupr(inside, outside, positive),
+            "ood_auroc": ood_auroc(score_in, score_out),
+            "ood_fpr95": ood_fpr95(score_in, score_out, positive),
+            "ood_aupr": ood_aupr(score_in, score_out, positive),
         }
