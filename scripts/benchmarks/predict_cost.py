@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    plain = ViTForImageClassification(ViTConfig(num_labels=arguments.classes)).eval()
-    model = BNDLForImageClassification.from_backbone_pretrained(
-        ViTForImageClassification(ViTConfig(num_labels=arguments.classes))
-    ).eval()
+    config = ViTConfig()
+    config.num_labels = arguments.classes
+    plain = ViTForImageClassification(config).eval()
+    model = BNDLForImageClassification.from_backbone_pretrained(ViTForImageClassification(config)).eval()
     print("| loadings | images | plain | predict | ratio | processor ratio |\n|---|---|---|---|---|---|")
     for density in (1.0, 0.1):
         model.decision_layer.prune_smallest(density)
