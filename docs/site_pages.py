@@ -87,7 +87,8 @@ class DocstringsAsMarkdown(griffe.Extension):
         if line.lstrip().startswith((">>>", "...")):
             return line
         if entry := re.match(r"(\s+[\w, ]+ \()(.*?)(\):.*)", line):  # "    objective (`str`, preset): ..."
-            line = entry[1] + entry[2].replace("`", "") + entry[3]
+            kind, preset = entry[2].replace("`", "").removesuffix(", preset"), entry[2].endswith(", preset")
+            line = entry[1] + kind + (entry[3].replace("): ", "): (preset) ", 1) if preset else entry[3])
         prose_and_code = line.split("`")  # every other part stands between backticks
         prose_and_code[::2] = [re.sub(r"\](\s*)\[", r"]\1\[", part) for part in prose_and_code[::2]]
         return "`".join(prose_and_code)
