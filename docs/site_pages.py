@@ -6,6 +6,8 @@ file under `hooks`, and again under mkdocstrings' `extensions` for `DocstringsAs
 """
 
 import ast
+import dataclasses
+import importlib
 import posixpath
 import re
 from pathlib import Path
@@ -65,7 +67,10 @@ def _public_names(package: Path) -> list[str]:
 
 
 class DocstringsAsMarkdown(griffe.Extension):
-    """Docstrings are written to be read in a terminal; some of their habits mean something else in Markdown."""
+    """Docstrings are written to be read in a terminal; some of their habits mean something else in Markdown.
+
+    Of dataclasses whose fields are flags of a command line, the help of every flag is added.
+    """
 
     # "    low, high: ..." with its further lines; names may run over a line; a type may stand before the colon.
     PAIR = re.compile(r"^( {4,})([*\w]+(?:,\s+[*\w]+)+)((?: \(.*?\))?: .*(?:\n\1 +.*)*)", flags=re.MULTILINE)
@@ -73,8 +78,24 @@ class DocstringsAsMarkdown(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         """Examples as code, "[B, K] [C]" not as a link, types without backticks, "low, high: ..." as two entries."""
         if obj.docstring is not None:
+            if isinstance(obj, griffe.Class) and "dataclass" in obj.labels:
+                self._describe_flags(obj)
             text = self.PAIR.sub(self._one_by_one, obj.docstring.value)
             obj.docstring.value = "\n".join(map(self._as_markdown, text.splitlines()))
+
+    @staticmethod
+    def _describe_flags(obj: griffe.Class) -> None:
+        """Fields that are flags of a command line have their help, and their default, in a call of `field`."""
+        if not any(name in str(field.value) for field in obj.attributes.values() for name in ("_flag(", "metadata=")):
+            return
+        made = getattr(importlib.import_module(obj.canonical_path.rpartition(".")[0]), obj.name)
+        flags = {f.name: f for f in dataclasses.fields(made) if f.name in obj.attributes and "help" in f.metadata}
+        described = "\n".join(f"    {name}: {' '.join(flag.metadata['help'].split())}" for name, flag in flags.items())
+        start, raises, end = obj.docstring.value.partition("Raises:")
+        obj.docstring.value = f"{start.rstrip()}\n\nArgs:\n{described}\n\n{raises}{end}".rstrip()
+        for parameter in obj.members["__init__"].parameters if "__init__" in obj.members else ():
+            if parameter.name in flags and flags[parameter.name].default is not dataclasses.MISSING:
+                parameter.default = repr(flags[parameter.name].default)
 
     @staticmethod
     def _one_by_one(pair: re.Match[str]) -> str:
@@ -87,7 +108,8 @@ class DocstringsAsMarkdown(griffe.Extension):
         if line.lstrip().startswith((">>>", "...")):
             return line
         if entry := re.match(r"(\s+[\w, ]+ \()(.*?)(\):.*)", line):  # "    objective (`str`, preset): ..."
-            line = entry[1] + entry[2].replace("`", "") + entry[3]
+            kind, preset = entry[2].replace("`", "").removesuffix(", preset"), entry[2].endswith(", preset")
+            line = entry[1] + kind + (entry[3].replace("): ", "): (preset) ", 1) if preset else entry[3])
         prose_and_code = line.split("`")  # every other part stands between backticks
         prose_and_code[::2] = [re.sub(r"\](\s*)\[", r"]\1\[", part) for part in prose_and_code[::2]]
         return "`".join(prose_and_code)
