@@ -14,6 +14,7 @@ scripts/publish.py --results OUTPUT_DIR/results.json --figures OUTPUT_DIR/figure
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -96,6 +97,8 @@ def evaluate(arguments: EvaluateArguments, data_arguments: DataArguments) -> tup
     """Every measure of the model, and the source of each dataset by its name."""
     cpu = arguments.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=cpu)
+    if not state.is_main_process:  # of several processes one speaks
+        logging.getLogger("bndl_hf").setLevel(logging.ERROR)
     settings = PredictionSettings(
         arguments.batch_size, tuple(sorted(set(arguments.num_samples) - {0})), seed=arguments.seed
     )

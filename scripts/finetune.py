@@ -65,6 +65,7 @@ FINETUNE_DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "num_eval_samples": 20,  # the paper's S, App. A.1
     "report_to": "none",
+    "log_level_replica": "error",  # of several processes one speaks
 }
 
 
@@ -241,6 +242,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     argv = sys.argv[1:] if argv is None else argv
     model_arguments, data_arguments, arguments, run_arguments = parse(argv)
     set_seed(arguments.seed)
+    logging.get_logger("bndl_hf").setLevel(arguments.get_process_log_level())
     started = time.perf_counter()
 
     name = model_arguments.model_name_or_path
@@ -291,29 +293,28 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
     results = {
         **metrics,
-        "evaluated_on": public_text(dataset.sources[part]) if part else None,
-        "train_seconds": train_seconds,
-        "train_loss": train.training_loss,
+        "evaluated_on": None if part is None else public_text(where_judged(dataset, part)),
+        # Where a run was done before it was started again there is nothing to say of its training.
+        "train_seconds": train_seconds if train.training_loss else None,
+        "train_loss": train.training_loss or None,
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "command": recorded_command("scripts/finetune.py", argv),
         "seed": arguments.seed,
         "environment": {**describe_environment(), "processes": arguments.world_size},
     }
+    facts: dict[str, Any] = {
+        "base_model": model_arguments.model_name_or_path,
+        "dataset_name": data_arguments.dataset_name,
+        "split": part,
+    }
     if trainer.is_world_process_zero():
         write_json(f"{arguments.output_dir}/results.json", results)
-        card = create_model_card(
-            model, results, base_model=model_arguments.model_name_or_path, dataset_name=data_arguments.dataset_name
-        )
-        card.save(f"{arguments.output_dir}/README.md")
-    commit = None
-    if arguments.push_to_hub:
-        commit = trainer.push_to_hub(
-            results=results,
-            base_model=model_arguments.model_name_or_path,
-            dataset_name=data_arguments.dataset_name,
-        )
+        create_model_card(model, results, **facts).save(f"{arguments.output_dir}/README.md")
+    commit = trainer.push_to_hub(results=results, **facts) if arguments.push_to_hub else None
     if trainer.is_world_process_zero():
         print_summary(results, str(arguments.output_dir))
+        if part == "validation" and arguments.load_best_model_at_end:
+            print("The best model was chosen on the same images, so the numbers are a little too good: no test split.")
     if isinstance(commit, CommitInfo):
         print(f"Published: {commit.commit_url}")
     return results
@@ -329,10 +330,22 @@ def describe_images(dataset: ImageDataset, train_dataset: Any, config: Pretraine
     return line + (f" (and {', '.join(held_out)})" if held_out else "")
 
 
+def where_judged(dataset: ImageDataset, part: str) -> str:
+    """What the results were measured on: not on the training split where images of it were held out."""
+    where = dataset.sources[part]
+    is_held_out = part == "validation" and where == dataset.sources["train"]
+    return f"{len(dataset.part(part))} validation images held out of {where}" if is_held_out else where
+
+
 def print_summary(results: dict[str, Any], output_dir: str) -> None:
     """What was measured and where it lies."""
     speed = ("_per_second", "_time", "runtime", "epoch")
-    measured = {n: value for n, value in results.items() if isinstance(value, float) and not n.endswith(speed)}
+    again = ("loss", "nll")  # negative_log_likelihood under two more names, as a training log has it
+    measured = {
+        n: value
+        for n, value in results.items()
+        if isinstance(value, float) and not n.endswith(speed) and n not in again
+    }
     print(f"\nOn {results['evaluated_on']}:" if results["evaluated_on"] else "\nNo split to evaluate on.")
     for name, value in measured.items():
         print(f"  {name:<{max(map(len, measured))}}  {value:.4f}")

@@ -445,11 +445,10 @@ def test_of_many_classes_the_first_and_the_extremes_are_shown(tmp_path: Path) ->
     assert text.endswith("c09 (3), ...; fewest: c25 (1), most: c20 (9)")
 
 
-def test_classes_without_a_training_image_are_named(tmp_path: Path, caplog) -> None:
+def test_classes_without_a_training_image_are_counted(tmp_path: Path) -> None:
     rows = table([0, 2], ClassLabel(names=["a", "b", "c", "d"]))
     found = load_image_dataset(DataArguments(saved(tmp_path, train=rows)))
     assert found.class_counts() == {"a": 1, "b": 0, "c": 1, "d": 0}
-    assert "No training image of 2 of 4 classes: b, d. The model cannot learn them." in caplog.text
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

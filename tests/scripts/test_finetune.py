@@ -159,6 +159,24 @@ def test_early_stopping_keeps_the_best_model_and_weighs_the_classes(
     assert "early stopping" not in printed.err, "the test images decide nothing"
 
 
+def test_a_run_without_test_images_says_what_it_was_judged_on_and_names_a_missing_class_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/cat", "train/dog", "test/cat", "test/owl"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (8, 8), (len(name) * 9, i * 20, 0)).save(tmp_path / "images" / name / f"{i}.png")
+    argv = ["--model_type", "resnet", "--config_overrides", json.dumps(TINY_RESNET), "--image_size", "32", "--use_cpu"]
+    argv += ["--disable_tqdm", "True", "--max_steps", "2", "--augmentation", "none", "--save_strategy", "no"]
+    finetune.main([*argv, "--dataset_name", str(tmp_path / "images"), "--output_dir", str(tmp_path / "one")])
+    assert caplog.text.count("'owl'") + caplog.text.count("owl.") == 1
+    held_out = ["--dataset_name", str(tmp_path / "images/train"), "--validation_fraction", "0.25"]
+    results = finetune.main([*argv, *held_out, "--output_dir", str(tmp_path / "two"), "--save_steps", "2"])
+    assert results["evaluated_on"] == "2 validation images held out of split 'train' of train"
+    assert "On 2 validation images held out of split 'train'" in capsys.readouterr().out
+    assert "split 'train'" not in (tmp_path / "two" / "README.md").read_text()
+
+
 def test_the_best_model_needs_no_flag_beside_the_one_that_asks_for_it() -> None:
     argv = ["--model_type", "resnet", *COMMON, "--validation_fraction", "0.2"]
     for more, strategy, steps in (

@@ -27,6 +27,8 @@ NAN = float("nan")
             {"cache_features": True},
             "cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.",
         ),
+        ({"feature_batch_size": 0}, "feature_batch_size=0 images at a time; pass 1 or more."),
+        ({"num_train_epochs": 0}, "num_train_epochs=0 trains nothing; pass a number above 0."),
         (
             {"label_smoothing_factor": 1.0},
             "label_smoothing_factor=1.0 is the share of a label that is spread over all classes; it must lie in "

@@ -231,6 +231,17 @@ def test_resuming_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
         runs.make_trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
+def test_a_run_that_is_done_trains_no_further_step(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    values = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "constant"}
+    once = runs.make_trainer(tmp_path, **values)
+    once.train()
+    again = runs.make_trainer(tmp_path, **values)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    assert "All 4 steps are done already, so nothing is trained now" in warnings.text
+    assert_bit_equal(dict(once.model.state_dict()), dict(again.model.state_dict()))
+
+
 def test_resuming_from_a_damaged_checkpoint_by_name_is_an_error(half_way: Path) -> None:
     _removed("trainer_state.json")(half_way / "checkpoint-3")
     with pytest.raises(ValueError, match=r"checkpoint-3 cannot be resumed: its trainer_state\.json, written last"):

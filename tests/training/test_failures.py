@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import DatasetDict
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -109,6 +110,38 @@ def test_few_steps_are_said_once(
         caplog.clear()
         trainer.train()  # the layer is not new any more
     assert "optimizer steps" not in caplog.text
+
+
+ROW = {"pixel_values": torch.rand(3, 8, 8), "labels": 1}
+OF_TEXT = "A batch to learn from holds pixel_values and no labels; a row needs a whole number under 'labels'"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        (None, "There is no train_dataset; pass one to the Trainer."),
+        ([], "train_dataset is empty; there is nothing to learn from."),
+        (DatasetDict(train=runs.images(3), test=runs.images(3)), "is a DatasetDict of 'train', 'test'; pass one of th"),
+        ([{**ROW, "labels": "cat"}] * 4, OF_TEXT),
+        ([{"pixel_values": ROW["pixel_values"]}] * 4, OF_TEXT),
+        ([ROW] * 3, "has fewer than the 4 images of a batch, and dataloader_drop_last=True leaves out"),
+    ],
+    ids=["none", "empty", "all splits", "text labels", "no labels", "less than a batch"],
+)
+def test_what_cannot_be_trained_on_is_named(dataset: Any, sentence: str, tmp_path: Path) -> None:
+    arguments = runs.arguments(tmp_path, max_steps=1, dataloader_drop_last=True)
+    with pytest.raises(ValueError, match=sentence):
+        BNDLTrainer(runs.classifier("resnet"), arguments, train_dataset=dataset).train()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_whole_dtype_train_alike(dtype: torch.dtype, tmp_path: Path) -> None:
+    losses = []
+    for kind in (torch.int64, dtype):
+        rows = [{**ROW, "labels": torch.tensor(i % 3, dtype=kind)} for i in range(4)]
+        trainer = BNDLTrainer(runs.classifier("resnet"), runs.arguments(tmp_path, max_steps=1), train_dataset=rows)
+        losses.append(trainer.train().training_loss)
+    assert losses[0] == losses[1]
 
 
 # ---- two runs, and one that is stopped ----

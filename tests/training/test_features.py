@@ -1,11 +1,14 @@
 """Features of a frozen backbone are computed once and kept, until something they depend on changes."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset as TableDataset
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback
@@ -238,6 +241,18 @@ def test_random_augmentation_cannot_be_cached(tmp_path: Path) -> None:
     trainer = runs.make_trainer(tmp_path, train_dataset=augmented, **CACHED)
     with pytest.raises(ValueError, match="one view of each image, but the train dataset changes its images at random"):
         trainer.train()
+
+
+def test_a_pixel_that_is_not_a_number_is_not_taken_for_a_random_one(tmp_path: Path) -> None:
+    rows = TableDataset.from_dict({"pixel_values": np.full((4, 3, 8, 8), math.nan), "labels": [0, 1, 2, 0]})
+    trainer = runs.make_trainer(tmp_path, train_dataset=rows.with_format("torch"), **CACHED)
+    with pytest.raises(ValueError, match="pixel_values hold NaN or infinite entries in 4 of 4 images"):
+        trainer.train()
+
+
+def test_labels_between_whole_numbers_are_not_rounded() -> None:
+    with pytest.raises(ValueError, match=r"labels are of dtype torch.float32; a label is a whole number"):
+        FeatureDataset(torch.rand(2, 3), torch.tensor([0.5, 1.7]))
 
 
 def test_a_decision_layer_alone_has_no_backbone_to_freeze(tmp_path: Path) -> None:

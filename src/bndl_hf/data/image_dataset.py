@@ -270,24 +270,7 @@ def load_image_dataset(
             dataset = skip_bad_images(dataset, image_column, sources[part], arguments.preprocessing_num_workers)
         parts[part] = dataset
     train = parts["train"] if "train" in parts else parts["test"].select([])
-    dataset = ImageDataset(
-        train, parts.get("validation"), parts.get("test"), image_column, label_column, names, sources
-    )
-    if "train" in parts:
-        _warn_of_missing_classes(dataset)
-    return dataset
-
-
-def _warn_of_missing_classes(dataset: ImageDataset) -> None:
-    missing = [name for name, count in dataset.class_counts().items() if count == 0]
-    if missing:
-        logger.warning(
-            "No training image of %d of %d classes: %s%s. The model cannot learn them.",
-            len(missing),
-            len(dataset.label_names),
-            ", ".join(missing[:_CLASSES_SHOWN]),
-            ", ..." if len(missing) > _CLASSES_SHOWN else "",
-        )
+    return ImageDataset(train, parts.get("validation"), parts.get("test"), image_column, label_column, names, sources)
 
 
 def _digits() -> dict[str, Dataset]:

@@ -112,6 +112,8 @@ class BNDLTrainingArguments(TrainingArguments):
                 f"label_smoothing_factor={self.label_smoothing_factor} is the share of a label that is spread over all "
                 "classes; it must lie in [0, 1)."
             )
+        if self.freeze_backbone and self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every weight of the decision layer is used in every step
         self.class_weights = read_class_weights(self.class_weights)
         if self.weighted_sampler and self.class_weights == "balanced":
             raise ValueError(
@@ -124,6 +126,10 @@ class BNDLTrainingArguments(TrainingArguments):
             )
         if self.num_eval_samples < 0 or self.num_eval_samples == 1:
             raise ValueError(f"num_eval_samples={self.num_eval_samples}: a t-test needs 2 draws or more; 0 draws none.")
+        if self.feature_batch_size < 1:
+            raise ValueError(f"feature_batch_size={self.feature_batch_size} images at a time; pass 1 or more.")
+        if self.num_train_epochs <= 0 and self.max_steps <= 0:
+            raise ValueError(f"num_train_epochs={self.num_train_epochs} trains nothing; pass a number above 0.")
         if self.cache_features and not self.freeze_backbone:
             raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")
         if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):

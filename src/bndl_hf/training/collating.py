@@ -20,6 +20,21 @@ class FeatureBatch(dict[str, Tensor]):
         )
 
 
+def labels_of(batch: Mapping[str, Any]) -> Tensor:
+    """The labels [B] of a batch to learn from.
+
+    Raises:
+        ValueError: it holds none, or not whole numbers. transformers' collator leaves out text without a word.
+    """
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"A batch to learn from holds {', '.join(batch)} and no labels; a row needs a whole number under 'labels', "
+            'its class. Where the classes are names, dataset.class_encode_column("labels") numbers them.'
+        )
+    return labels if labels.is_floating_point() else labels.long()
+
+
 def collate_rows(rows: Any) -> dict[str, Any]:
     """A batch of rows {"pixel_values", "labels"} or of pairs (image [3, H, W], label), as torchvision's datasets give.
 

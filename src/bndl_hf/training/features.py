@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, default_collate
 from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.training.arguments import BNDLTrainingArguments
-from bndl_hf.training.collating import FeatureBatch
+from bndl_hf.training.collating import FeatureBatch, labels_of
 from bndl_hf.utils.shards import Tensors, concatenate, content_key, fill_shards, read_shard
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class FeatureDataset(Dataset):
         if not features.isfinite().all():
             bad = (~features.isfinite()).any(dim=1).nonzero().flatten()
             raise ValueError(f"features hold NaN or infinite values in {len(bad)} rows (first: row {bad[0].item()}).")
+        if labels.is_floating_point() or labels.is_complex():
+            raise ValueError(f"labels are of dtype {labels.dtype}; a label is a whole number, the class of its row.")
         self.features, self.labels = features, labels.long()
 
     def __len__(self) -> int:
@@ -126,13 +128,18 @@ def _check_rows_repeat(dataset: Any, collate: Any, name: str) -> None:
     collate = default_collate if collate is None else collate
     with torch.random.fork_rng():
         once, again = (collate([dataset[row] for row in rows]) for _ in range(2))
-    changed = [key for key in once if isinstance(once[key], Tensor) and not torch.equal(once[key], again[key])]
+    changed = [key for key in once if isinstance(once[key], Tensor) and not _equal(once[key], again[key])]
     if changed:
         raise ValueError(
             f"cache_features keeps one view of each image, but {' and '.join(changed)} of the {name} dataset change "
             "from one reading of a row to the next (a random transform or collator). Take the randomness out, or pass "
             "cache_features=False."
         )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether both hold the same; NaN equals NaN, for the model to name it."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def cache_key(model: BNDLPreTrainedModel, dataset: Any, processor: Any, arguments: BNDLTrainingArguments) -> str:
@@ -152,4 +159,4 @@ def _compute(model: BNDLPreTrainedModel, batch: dict[str, Tensor], arguments: BN
     autocast = torch.bfloat16 if arguments.bf16 else torch.float16
     with torch.autocast(arguments.device.type, autocast, enabled=arguments.bf16 or arguments.fp16):
         features = features_of(model, send_to_device(batch, arguments.device))
-    return {"features": features.float().cpu(), "labels": batch["labels"].cpu()}
+    return {"features": features.float().cpu(), "labels": labels_of(batch).cpu()}

@@ -6,6 +6,7 @@ Their spread becomes `feature_scale`, the separation of their classes the weight
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from bndl_hf.training.class_balance import (
     known_labels,
     missing_classes,
 )
+from bndl_hf.training.collating import labels_of
 from bndl_hf.training.failures import batch_norm_errors_in_words
 from bndl_hf.training.feature_statistics import FeatureStatistics
 
@@ -46,8 +48,9 @@ def note_training_images(trainer: Trainer) -> Tensor | None:
         The weight of each class in the likelihood, [C]; None where all count alike.
 
     Raises:
-        ValueError: the number of training images is unknown, or the weights do not fit the classes.
+        ValueError: there are no training images, their number is unknown, or the weights do not fit the classes.
     """
+    _check_training_set(trainer.train_dataset)
     config = trained_decision_layer(trainer.accelerator.unwrap_model(trainer.model)).config
     arguments: Any = trainer.args
     dataset, wanted = trainer.train_dataset, arguments.class_weights
@@ -57,14 +60,27 @@ def note_training_images(trainer: Trainer) -> Tensor | None:
         raise ValueError(
             "train_dataset has no length, so N of the ELBO (Eq. 12) is unknown; set model.config.num_training_images."
         )
-    labels = known_labels(dataset) if wanted is None else all_labels(dataset)
+    reads_labels = wanted is not None or arguments.weighted_sampler
+    labels = all_labels(dataset) if reads_labels else known_labels(dataset)
     if labels is None:
         return None
     counts = count_classes(labels, config.num_labels)
     logger.info(describe_classes(counts, config))
-    if sentence := missing_classes(counts, config):
+    if (sentence := missing_classes(counts, config)) and trainer.is_world_process_zero():
         logger.warning(sentence)
     return None if wanted is None else class_weights(wanted, counts).to(trainer.args.device)
+
+
+def _check_training_set(dataset: Any) -> None:
+    if dataset is None:
+        raise ValueError("There is no train_dataset; pass one to the Trainer.")
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"train_dataset is a {type(dataset).__name__} of {', '.join(map(repr, dataset))}; pass one of them, as in "
+            f"train_dataset=data[{next(iter(dataset), 'train')!r}]."
+        )
+    if has_length(dataset) and not len(dataset):
+        raise ValueError("train_dataset is empty; there is nothing to learn from.")
 
 
 def prepare_decision_layer(trainer: Trainer, resumes: bool) -> bool:
@@ -149,9 +165,14 @@ def _first_features(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]:
             inputs = trainer._prepare_inputs(batch)
             with trainer.compute_loss_context_manager():
                 features.append(features_of(model, inputs))
-            labels.append(inputs["labels"])
+            labels.append(labels_of(inputs))
             if sum(map(len, features)) * trainer.args.world_size >= count:
                 break
+    if not features:
+        raise ValueError(
+            f"train_dataset has fewer than the {trainer.args.per_device_train_batch_size} images of a batch, and "
+            "dataloader_drop_last=True leaves out what does not fill one; pass a smaller per_device_train_batch_size."
+        )
     for buffer, before in buffers:
         buffer.copy_(before)
     model.train(was_training)

@@ -180,6 +180,23 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         warn_if_not_pruned(self.decision_layer, step, self.args.pruning_end, self.state.max_steps)
         return output
 
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *args: Any, **kwargs: Any
+    ) -> tuple[int, int]:
+        """Where training begins: the epochs behind it, and the batches of this one.
+
+        Departure: transformers takes one more step at every start of a run whose `max_steps` are done.
+        """
+        start = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args, **kwargs)
+        if self.state.global_step < max_steps:
+            return start
+        if self.is_world_process_zero():
+            logger.warning(
+                f"All {max_steps} steps are done already, so nothing is trained now; pass more num_train_epochs or "
+                "max_steps to train longer."
+            )
+        return num_train_epochs, 0
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As `Trainer.create_scheduler`, which is told how many steps there will be."""
         if self._warns_of_few_steps and num_training_steps < _FEW_STEPS and self.is_world_process_zero():
