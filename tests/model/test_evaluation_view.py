@@ -1,5 +1,8 @@
 """Predicting never changes a model: not its mode, statistics or weights, whatever other threads do meanwhile."""
 
+import copy
+import functools
+import pickle
 import sys
 import threading
 
@@ -112,6 +115,77 @@ def test_a_module_met_twice_is_one_module_in_the_view():
     view = evaluation_view(nn.Sequential(shared, nn.Linear(2, 2), shared))
     assert view[0] is view[2]
     assert view[0] is not shared
+
+
+class Aliased(nn.Module):
+    """A module that reaches its child by other ways than its own attribute."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.child = nn.Dropout(0.9)
+        child, method = self.child, self.child.forward
+        ways = {
+            "list": lambda: setattr(self, "ways", [child]),
+            "tuple in a dictionary": lambda: setattr(self, "ways", {"a": (child,)}),
+            "attribute": lambda: object.__setattr__(self, "ways", child),
+            "closure over the module": lambda: setattr(child, "forward", lambda x: type(child).forward(child, x)),
+            "closure over its method": lambda: setattr(child, "forward", functools.wraps(method)(lambda x: method(x))),
+            "partial function of its method": lambda: setattr(child, "forward", functools.partial(method)),
+            "script": lambda: setattr(self, "child", torch.jit.script(child)),
+        }
+        ways[how]()
+        self.itself = [self, [self]]
+        self.itself.append(self.itself)
+
+    def forward(self, x):
+        child = getattr(self, "ways", self.child)
+        child = child["a"] if isinstance(child, dict) else child
+        return (child if isinstance(child, nn.Module) else child[0])(x)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "list",
+        "tuple in a dictionary",
+        "attribute",
+        "closure over the module",
+        "closure over its method",
+        "partial function of its method",
+        "script",
+    ],
+)
+def test_a_module_reached_by_another_way_is_in_evaluation_mode_too(how):
+    module, x = Aliased(how), torch.ones(4, 50)
+    assert not torch.equal(module(x), x)
+    assert torch.equal(evaluation_view(module)(x), x)
+    assert not torch.equal(module(x), x)
+    assert all(modes(module))
+
+
+def test_a_prediction_follows_weights_assigned_or_cast_after_an_earlier_one(vit_model, images):
+    model = vit_model.train()
+    model.predict(images[0])
+    weights = {name: 1.3 * value for name, value in model.state_dict().items()}
+    swapped = torch.func.functional_call(Predicting(model), {f"model.{n}": w for n, w in weights.items()}, (images[0],))
+    model.load_state_dict(weights, assign=True)
+    assert torch.equal(model.predict(images[0]).probs, swapped)
+    for dtype in (torch.bfloat16, torch.float64):
+        got = model.to(dtype).predict(images[0]).probs
+        assert torch.equal(got, copy.deepcopy(model).eval().predict(images[0]).probs)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again.predict(images[0]).probs, got)
+
+
+class Predicting(nn.Module):
+    """A model whose forward is its prediction, for `functional_call`."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model.predict(x).probs
 
 
 def test_methods_kept_as_attributes_and_compiled_modules_run_in_the_view_s_mode():

@@ -127,7 +127,7 @@ class BNDLDecisionLayer(PosteriorHead):
         """q(Phi) of Eqs. 10-11: means [K, C], concentrations [K, 1] or [K, C]."""
         mean = (self.raw_loadings - self.config.loading_threshold).relu_()
         raw = self.loading_concentration
-        raw = raw if isinstance(raw, nn.Parameter) else raw(mean)  # [K, C] -> [K, 1]
+        raw = raw if isinstance(raw, Tensor) else raw(mean)  # [K, C] -> [K, 1]
         return WeibullPosterior(mean, self._concentration(raw))
 
     def _concentration(self, raw: Tensor) -> Tensor:
