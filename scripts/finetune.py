@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "base_model": model_arguments.model_name_or_path,
         "dataset_name": data_arguments.dataset_name,
-        "split": part,
+        "split": "validation" if part and is_held_out(dataset, part) else None,  # else that of `evaluated_on`
     }
     if trainer.is_world_process_zero():
         write_json(f"{arguments.output_dir}/results.json", results)
@@ -333,8 +333,12 @@ def describe_images(dataset: ImageDataset, train_dataset: Any, config: Pretraine
 def where_judged(dataset: ImageDataset, part: str) -> str:
     """What the results were measured on: not on the training split where images of it were held out."""
     where = dataset.sources[part]
-    is_held_out = part == "validation" and where == dataset.sources["train"]
-    return f"{len(dataset.part(part))} validation images held out of {where}" if is_held_out else where
+    return f"{len(dataset.part(part))} validation images held out of {where}" if is_held_out(dataset, part) else where
+
+
+def is_held_out(dataset: ImageDataset, part: str) -> bool:
+    """Whether the images of `part` were taken out of the training split."""
+    return part == "validation" and dataset.sources[part] == dataset.sources["train"]
 
 
 def print_summary(results: dict[str, Any], output_dir: str) -> None:

@@ -157,6 +157,9 @@ def test_early_stopping_keeps_the_best_model_and_weighs_the_classes(
     assert "training images of 10 classes: 0 " in printed.out
     assert "validation images, 359 test images)" in printed.out
     assert "early stopping" not in printed.err, "the test images decide nothing"
+    again = finetune.main([*argv, *choosing, *never_better, *still, *few])
+    assert not (tmp_path / f"checkpoint-{state['global_step'] // 2 * 3}").exists(), "a third epoch was trained"
+    assert (again["accuracy"], again["train_loss"]) == (results["accuracy"], None)
 
 
 def test_a_run_without_test_images_says_what_it_was_judged_on_and_names_a_missing_class_once(
@@ -174,7 +177,7 @@ def test_a_run_without_test_images_says_what_it_was_judged_on_and_names_a_missin
     results = finetune.main([*argv, *held_out, "--output_dir", str(tmp_path / "two"), "--save_steps", "2"])
     assert results["evaluated_on"] == "2 validation images held out of split 'train' of train"
     assert "On 2 validation images held out of split 'train'" in capsys.readouterr().out
-    assert "split 'train'" not in (tmp_path / "two" / "README.md").read_text()
+    assert "Measured on the validation split of" in (tmp_path / "two" / "README.md").read_text()
 
 
 def test_the_best_model_needs_no_flag_beside_the_one_that_asks_for_it() -> None:

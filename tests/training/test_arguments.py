@@ -111,3 +111,11 @@ def test_class_weights_that_are_none_are_named(given: Any, tmp_path: Path) -> No
 def test_a_weighted_sampler_does_not_go_with_what_it_contradicts(values: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pass one of them"):
         BNDLTrainingArguments(str(tmp_path), weighted_sampler=True, **values)
+
+
+def test_a_frozen_backbone_leaves_no_unused_weight_to_look_for(tmp_path: Path) -> None:
+    assert BNDLTrainingArguments(output_dir=str(tmp_path)).ddp_find_unused_parameters is None
+    frozen = BNDLTrainingArguments(output_dir=str(tmp_path), freeze_backbone=True)
+    assert frozen.ddp_find_unused_parameters is False
+    asked = BNDLTrainingArguments(output_dir=str(tmp_path), freeze_backbone=True, ddp_find_unused_parameters=True)
+    assert asked.ddp_find_unused_parameters is True

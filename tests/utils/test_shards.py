@@ -102,3 +102,15 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Pat
             os._exit(0 if said and not os.listdir(tmp_path) else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+def test_a_shard_of_an_older_version_is_called_so_and_computed_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = fill(tmp_path, computed := [])
+    save_file(first[0], tmp_path / "000000000.safetensors")  # without notes
+    computed.clear()
+    with caplog.at_level(logging.WARNING, logger="bndl_hf"):
+        assert torch.equal(fill(tmp_path, computed)[0]["features"], first[0]["features"])
+    assert computed == [0, 2]
+    assert "notes no checksum: an older version of bndl_hf wrote it, or another program. It is computed" in caplog.text

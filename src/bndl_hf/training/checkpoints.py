@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
@@ -45,6 +45,27 @@ _KINDS = {
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
 _WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what a full disk raises in Python, torch and safetensors
+
+
+def end_of_training(trainer: Trainer, max_steps: int) -> str | None:
+    """Why a run that was resumed has nothing left to train, in a sentence; None where it has.
+
+    The state of early stopping is there with `restore_callback_states_from_checkpoint` alone.
+    """
+    if trainer.state.global_step >= max_steps:
+        return (
+            f"All {max_steps} steps are done already, so nothing is trained now; pass more num_train_epochs or "
+            "max_steps to train longer."
+        )
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, EarlyStoppingCallback) and trainer.args.restore_callback_states_from_checkpoint:
+            patience = callback.early_stopping_patience
+            if callback.early_stopping_patience_counter >= patience:
+                return (
+                    f"Training had stopped early, {patience} evaluations after the best, so nothing is trained now; "
+                    "start afresh (--restart), or resume without early stopping, to train longer."
+                )
+    return None
 
 
 class SafeCheckpoints(Trainer):

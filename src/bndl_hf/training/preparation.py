@@ -48,9 +48,8 @@ def note_training_images(trainer: Trainer) -> Tensor | None:
         The weight of each class in the likelihood, [C]; None where all count alike.
 
     Raises:
-        ValueError: there are no training images, their number is unknown, or the weights do not fit the classes.
+        ValueError: the number of training images is unknown, or the weights do not fit the classes.
     """
-    _check_training_set(trainer.train_dataset)
     config = trained_decision_layer(trainer.accelerator.unwrap_model(trainer.model)).config
     arguments: Any = trainer.args
     dataset, wanted = trainer.train_dataset, arguments.class_weights
@@ -71,7 +70,8 @@ def note_training_images(trainer: Trainer) -> Tensor | None:
     return None if wanted is None else class_weights(wanted, counts).to(trainer.args.device)
 
 
-def _check_training_set(dataset: Any) -> None:
+def check_training_set(dataset: Any) -> None:
+    """Raise ValueError where there is nothing to train on, or all splits at once."""
     if dataset is None:
         raise ValueError("There is no train_dataset; pass one to the Trainer.")
     if isinstance(dataset, Mapping):

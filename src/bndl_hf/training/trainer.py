@@ -29,13 +29,13 @@ from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.adapters import check_adapters, has_adapters, hold_statistics, trained_decision_layer
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.cached_training import training_on_features
-from bndl_hf.training.checkpoints import SafeCheckpoints, last_checkpoint
+from bndl_hf.training.checkpoints import SafeCheckpoints, end_of_training, last_checkpoint
 from bndl_hf.training.class_balance import BalancedSampler, all_labels
 from bndl_hf.training.collating import collate_rows
 from bndl_hf.training.evaluating import EvaluationJudge
 from bndl_hf.training.failures import batch_norm_errors_in_words, loss_not_finite
 from bndl_hf.training.loss_terms import ELBOTerms, kl_warmup
-from bndl_hf.training.preparation import note_training_images, prepare_decision_layer
+from bndl_hf.training.preparation import check_training_set, note_training_images, prepare_decision_layer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 from bndl_hf.training.publishing import HubPublishing
 
@@ -170,6 +170,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         """The training itself; by now the model is the one of this training, with the weights of its checkpoint."""
         self._set_up_model()
         resumes = kwargs.get("resume_from_checkpoint") is not None
+        check_training_set(self.train_dataset)
         with training_on_features(self) if self.args.cache_features else nullcontext():
             self._class_weights = note_training_images(self)
             self._warns_of_few_steps = prepare_decision_layer(self, resumes)
@@ -181,20 +182,25 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         return output
 
     def _init_training_state(
-        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *args: Any, **kwargs: Any
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
     ) -> tuple[int, int]:
         """Where training begins: the epochs behind it, and the batches of this one.
 
-        Departure: transformers takes one more step at every start of a run whose `max_steps` are done.
+        Departure: at every start of a run that is done, or was stopped early, transformers trains a little more.
         """
-        start = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args, **kwargs)
-        if self.state.global_step < max_steps:
+        start = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        end = None if resume_from_checkpoint is None else end_of_training(self, max_steps)
+        if end is None:
             return start
         if self.is_world_process_zero():
-            logger.warning(
-                f"All {max_steps} steps are done already, so nothing is trained now; pass more num_train_epochs or "
-                "max_steps to train longer."
-            )
+            logger.warning(end)
         return num_train_epochs, 0
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -151,6 +151,8 @@ def read_shard(path: Path, rows: range | None = None) -> Tensors:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
+    if "checksum" not in noted:
+        raise ValueError(f"{path} notes no checksum: an older version of bndl_hf wrote it, or another program.")
     if noted.get("checksum") != _checksum(tensors):
         raise ValueError(f"{path} is damaged (its contents do not have the checksum that was written with them).")
     if rows is not None and noted.get("rows") != f"{rows.start}-{rows.stop}":
