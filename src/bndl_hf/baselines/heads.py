@@ -1,4 +1,4 @@
-"""Decision layers by name, each with the recipe it is trained with: ours, the released one, NMF, and a dense layer.
+"""Decision layers by name, each with its training recipe: this library's, the released one, NMF, and a dense layer.
 
 NMF and the dense layer have point masses for posteriors (the limit k -> infinity of Sec. 3.3), so one Trainer and one
 prediction path serve all of them.
