@@ -24,7 +24,7 @@ from bndl_hf.model.weibull import WeibullPosterior
 
 
 class PointMassHead(PosteriorHead):
-    """A head that is certain of its scores and weights: softmax cross-entropy, no prior, every p-value settled.
+    """A head that is certain of its scores and weights: softmax cross-entropy, no prior, every p-value 0 (1 for a tie).
 
     It reads the features themselves, one factor a feature, and starts as `torch.nn.Linear` does.
 

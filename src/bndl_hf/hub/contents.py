@@ -107,8 +107,8 @@ def file_names(folder: Path) -> list[str]:
 
 
 def public_results(results: Mapping[str, object]) -> dict[str, Any]:
-    """`results` as the world may read them: paths cut down to their last part, tokens and passwords left out, in
-    values and in keys.
+    """`results` fit to be published: paths cut down to their last part, tokens and passwords left out, in values
+    and in keys.
 
     Raises:
         ValueError: an entry that JSON cannot hold, or two keys that differ only in what is left out.

@@ -243,7 +243,7 @@ class _Push:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether the Hub answered that it did nothing; after a lost answer or trouble of its own one cannot know."""
+    """Whether the Hub answered that it did nothing; a lost answer or an error of the server leaves that open."""
     return isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code < 500
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-# Entries of config.json that speak of code beside the weights.
+# Entries of config.json that name code beside the weights.
 CODE_ENTRIES = ("auto_map", "custom_pipelines")
 
 _AUTO_MAP = {

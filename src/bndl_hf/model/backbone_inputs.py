@@ -1,4 +1,4 @@
-"""What a wrapped classifier reads: size and channels of its images, an example of them, what is said of anything else.
+"""What a wrapped classifier reads: size and channels of its images, an example of them, and errors for anything else.
 
 Most read pixel_values [B, channels, height, width]. Some (SigLIP 2) read patches cut out beforehand, [B, N, channels *
 patch height * patch width], with the grid they were cut on; their forward says so by asking for `spatial_shapes`.

@@ -1,4 +1,4 @@
-"""What can be wrong with the files of a checkpoint, said in a sentence: cut short, of another model, of other sizes."""
+"""Errors for the files of a checkpoint: cut short, of another model, of other sizes."""
 
 from __future__ import annotations
 

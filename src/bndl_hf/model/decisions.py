@@ -58,7 +58,7 @@ class Decisions:
         return cls(recalibration, config.abstain_below, config.conformal)
 
     def apply(self, prediction: BNDLPrediction, abstain_below: float | None = None) -> BNDLPrediction:
-        """`prediction` with `is_answered` and `prediction_sets` filled in; `abstain_below` goes before the stored one.
+        """`prediction` with `is_answered` and `prediction_sets` filled in; `abstain_below` overrides the stored one.
 
         Raises:
             ValueError: abstain_below is outside [0, 1].

@@ -26,7 +26,7 @@ class Decomposition:
         rest, rest_std: sum of all other factors' contributions and its standard deviation, [B].
         bias: [B].
         total, total_std: contributions + rest + bias, and its standard deviation, [B].
-        target: the class a it speaks for, [B].
+        target: the class a that is explained, [B].
     """
 
     factors: Tensor

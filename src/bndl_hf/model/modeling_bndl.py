@@ -40,7 +40,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
     config_class = BNDLConfig
     main_input_name = "pixel_values"
     input_modalities = "image"
-    # The attention implementation is the backbone's business: it checks and reports what it cannot do.
+    # The backbone chooses the attention implementation, and reports what it does not support.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -245,7 +245,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         Args:
             pixel_values: [B, 3, height, width].
             method: "exact" (closed forms, deterministic) or "monte_carlo" (S draws of the decision layer).
-            num_samples: S; None takes the configuration's (20, the paper's). The exact p-value speaks of S draws too.
+            num_samples: S; None takes the configuration's (20, the paper's). The exact p-value is for S draws too.
             generator: source of the draws, for repeatable Monte-Carlo predictions.
             abstain_below: `is_answered` is largest probability >= this; None takes the configuration's.
             **backbone_inputs: what else the backbone reads, see `extract_features`; so that

@@ -255,10 +255,10 @@ def _our_weights(tensors: Mapping[str, Tensor], places: Mapping[str, Place], con
 def _processor(
     backbone: Backbone, source: Any, normalisation: Mapping[str, Any], passed: Mapping[str, Any]
 ) -> BaseImageProcessor:
-    """The image processor that goes with the backbone; `passed` goes before `normalisation` and the usual values."""
+    """The image processor that goes with the backbone; `passed` overrides `normalisation` and the usual values."""
     if source is not None:
         if passed:
-            raise ValueError(f"image_processor={source!r} says it all; leave out {', '.join(passed)}.")
+            raise ValueError(f"image_processor={source!r} sets everything already; leave out {', '.join(passed)}.")
         return AutoImageProcessor.from_pretrained(source)
     fields = {**normalisation, **passed}
     size = fields.pop("image_size", None)
