@@ -137,9 +137,7 @@ def _check_complete(folder: Path, source: str) -> None:
     try:
         wanted += sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{index.name} of {source} does not list the weights; push them again."
-        ) from error
+        raise ValueError(f"{index.name} of {source} does not list the weights; push them again.") from error
     wanted += [] if index.is_file() else ["model.safetensors"]
     if missing := [name for name in wanted if name not in there]:
         raise ValueError(

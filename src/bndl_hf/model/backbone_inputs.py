@@ -130,7 +130,7 @@ def check_pixel_values(pixel_values: Tensor, config: PretrainedConfig, names: tu
 
 def backbone_arguments(
     backbone: nn.Module, names: tuple[str, ...], given: Mapping[str, Tensor | bool | None]
-) -> dict[str, Any]:
+) -> dict[str, Tensor | bool]:
     """What of `given` goes to the backbone, whose forward reads `names`: everything that is not None.
 
     Raises:

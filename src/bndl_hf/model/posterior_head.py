@@ -285,6 +285,6 @@ class PosteriorHead(nn.Module, ABC):
         return super()._apply(in_float32, recurse)
 
 
-def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Autocast off on the device of `tensor`, so that float32 stays float32; the meta device has no autocast."""
     return nullcontext() if tensor.is_meta else torch.autocast(device_type=tensor.device.type, enabled=False)
