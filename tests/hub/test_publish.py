@@ -431,6 +431,8 @@ def test_what_is_not_there_is_named(hub, tmp_path, model, repo, revision, messag
         ("model.safetensors", b"\x00" * 40, "damaged|incomplete"),
         ("config.json", b'{"model_type": "resnet"}', "resnet"),
         ("results.json", b'{"accuracy": ', r"results\.json"),
+        ("results.json", b"[0.98]", r"results\.json of alice/vit-bndl is not a JSON object of results"),
+        ("model.safetensors.index.json", b"[]", r"model\.safetensors\.index\.json of alice/vit-bndl does not list"),
     ],
 )
 def test_a_repository_that_is_no_whole_checkpoint_says_what_is_wrong(hub, api, tmp_path, model, path, content, message):

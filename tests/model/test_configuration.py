@@ -6,12 +6,13 @@ import math
 import re
 
 import pytest
+import torch
 from transformers import AutoConfig, ResNetConfig, ViTConfig
 
-from bndl_hf import BNDLConfig
+from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.model.configuration_bndl import _OWN_FIELDS
 from bndl_hf.model.presets import PRESETS
-from model.tiny import tiny_backbone_config
+from model.tiny import tiny_backbone_config, tiny_model
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -150,12 +151,35 @@ ODD = (True, None, "x", [], [1], {}, {"a": 1}, -1, 0, 1.5, 10**12, 10**30, math.
 def test_a_file_with_a_value_of_another_type_or_size_is_read_or_refused_in_words(name):
     good = BNDLConfig.from_backbone_config(tiny_backbone_config("resnet"), num_labels=3).to_dict()
     for value in ODD:
-        try:
-            config = BNDLConfig.from_dict(copy.deepcopy({**good, name: value}))
-        except ValueError as error:
-            assert len(str(error)) > 20  # noqa: PT017 - either is fine
-        else:
-            assert BNDLConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+        for make in (BNDLConfig.from_dict, lambda values: BNDLConfig(**values)):
+            try:
+                config = make(copy.deepcopy({**good, name: value}))
+            except ValueError as error:
+                assert len(str(error)) > 20  # noqa: PT017 - either is fine
+            else:
+                assert BNDLConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+                repr(config)
+
+
+@pytest.mark.parametrize("name", ["attribute_map", "quantization_config", "use_return_dict"])
+def test_an_entry_of_transformers_with_a_value_of_another_type_is_refused_in_words(name):
+    with pytest.raises(ValueError, match="The configuration holds a value that does not fit its entry"):
+        BNDLConfig.from_dict({**BNDLConfig(feature_dim=4).to_dict(), name: 5})
+
+
+def test_a_saved_model_whose_file_was_edited_loads_and_predicts_or_is_refused_in_words(tmp_path):
+    tiny_model("resnet").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved, images = json.loads(path.read_text()), torch.randn(2, 3, 30, 30)
+    for name in sorted(_OWN_FIELDS):
+        for value in (None, True, "x", [], {}, -1, 0, math.inf, math.nan, 10**30):
+            path.write_text(json.dumps({**saved, name: value}))
+            try:
+                probs = BNDLForImageClassification.from_pretrained(tmp_path).predict(images).probs
+            except ValueError as error:
+                assert len(str(error)) > 20, (name, value)  # noqa: PT017 - either is fine
+            else:
+                torch.testing.assert_close(probs.sum(-1), torch.ones(2))
 
 
 @pytest.mark.parametrize(

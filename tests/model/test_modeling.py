@@ -1,6 +1,7 @@
 """The two models: one backbone pass, files and back, warm start, and what is said of inputs that do not fit."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -80,6 +81,47 @@ def test_explain_says_what_does_not_fit(model, pixel_values):
         model.explain(pixel_values, target=NUM_LABELS)
     with pytest.raises(ValueError, match="top_k=0 must lie between 1 and the number of factors"):
         model.explain(pixel_values, top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda m, x: m.predict(x.numpy()), TypeError, "pixel_values arrived as ndarray; pass a tensor of floating"),
+        (lambda m, x: m.predict([x[0]]), TypeError, "pixel_values arrived as list"),
+        (lambda m, x: m(x.byte()), TypeError, "pixel_values arrived as torch.uint8"),
+        (lambda m, x: m.predict(x[:0]), ValueError, "pixel_values have shape [0, 3, 30, 30]: there are no images"),
+        (lambda m, x: m(x, labels=[0, 1, 2, 3]), TypeError, "labels arrived as list; pass a tensor"),
+        (lambda m, x: m.decision_layer.predict([1.0]), TypeError, "features arrived as list; pass a tensor"),
+        (lambda m, x: m.predict(x, num_samples=2.5), ValueError, "num_samples=2.5 must be a whole number"),
+        (lambda m, x: m.predict(x, num_samples="5"), ValueError, "num_samples='5' must be a whole number"),
+        (lambda m, x: m.predict(x, num_samples=10**9), ValueError, "and at most 1,000,000 are made"),
+        (lambda m, x: m.explain(x, top_k=2.5), ValueError, "top_k=2.5 must lie between 1 and the number of factors"),
+        (lambda m, x: m.explain(x, top_k=True), ValueError, "top_k=True must lie between 1"),
+        (lambda m, x: m.explain(x, target="cat"), ValueError, "target='cat' must be the number of a class"),
+        (lambda m, x: m.explain(x, target=2**70), ValueError, "must be the number of a class"),
+        (
+            lambda m, x: type(m).from_backbone_pretrained(torch.nn.Linear(2, 2)),
+            TypeError,
+            "arrived as Linear; pass a Hub",
+        ),
+    ],
+)
+def test_an_argument_of_another_type_is_named_with_what_fits(model, pixel_values, call, error, says):
+    with pytest.raises(error, match=re.escape(says)):
+        call(model, pixel_values)
+
+
+@pytest.mark.parametrize("size", [1e13, math.inf, math.nan])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_feature_too_large_for_a_finite_answer_is_an_error_that_names_the_image(model, size, dtype):
+    features = torch.ones(3, model.config.feature_dim, dtype=dtype)
+    features[1, 2] = size
+    with pytest.raises(ValueError, match=r"features hold NaN or infinite entries.* in 1 of 3 images \(first: image 1"):
+        model.decision_layer.predict(features)
+    features[1, 2] = min(torch.finfo(dtype).max, 1e11)
+    prediction = model.decision_layer.predict(features)
+    for name in ("probs", "total", "aleatoric", "epistemic", "p_value", "logits_variance"):
+        assert getattr(prediction, name).isfinite().all(), name
 
 
 MEMORY = """

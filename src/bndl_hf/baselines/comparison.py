@@ -212,7 +212,7 @@ def dead_loadings(layer: PosteriorHead, features: Tensor, labels: Tensor) -> flo
     return (gradient == 0).float().mean().item()
 
 
-def current_defaults() -> dict[str, Any]:
+def current_defaults() -> dict[str, object]:
     """What a result of the default head depends on beside its command: finished runs of other defaults are not kept."""
     return {**PRESETS["default"], **HEAD_DEFAULTS, "kl_local_budget": KL_LOCAL_BUDGET}
 

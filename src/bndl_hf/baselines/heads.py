@@ -1,4 +1,4 @@
-"""Decision layers by name, each with the recipe it is trained with: ours, the released one, NMF, and a dense layer.
+"""Decision layers by name, each with its training recipe: this library's, the released one, NMF, and a dense layer.
 
 NMF and the dense layer have point masses for posteriors (the limit k -> infinity of Sec. 3.3), so one Trainer and one
 prediction path serve all of them.
@@ -24,7 +24,7 @@ from bndl_hf.model.weibull import WeibullPosterior
 
 
 class PointMassHead(PosteriorHead):
-    """A head that is certain of its scores and weights: softmax cross-entropy, no prior, every p-value settled.
+    """A head that is certain of its scores and weights: softmax cross-entropy, no prior, every p-value 0 (1 for a tie).
 
     It reads the features themselves, one factor a feature, and starts as `torch.nn.Linear` does.
 

@@ -1,4 +1,4 @@
-"""The model card of a BNDL checkpoint: metadata the Hub reads, and a page a person reads.
+"""The model card of a BNDL checkpoint: metadata that the Hub reads, and a page for people.
 
 Everything in it comes from the model itself or from figures that were measured; what was not measured is not mentioned,
 and no path of the machine it was made on gets in. The words are in card_template.md, what may stand in it in
@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from numbers import Integral, Real
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
@@ -44,7 +43,7 @@ PLACEHOLDER_ID = "your-name/your-model"
 
 def create_model_card(
     model: BNDLForImageClassification,
-    results: Mapping[str, Any],
+    results: Mapping[str, object],
     *,
     base_model: str | None = None,
     dataset_name: str | Sequence[str] | None = None,
@@ -166,7 +165,7 @@ def create_model_card(
     )
 
 
-def _describe(model: BNDLForImageClassification) -> dict[str, Any]:
+def _describe(model: BNDLForImageClassification) -> dict[str, object]:
     """What the model itself can tell: sizes, sparsity, what departs from the preset, what "certain" amounts to."""
     config = model.config
     loadings = model.decision_layer.factor_loadings > SPARSITY_THRESHOLD  # [K, C]
@@ -191,7 +190,7 @@ def _describe(model: BNDLForImageClassification) -> dict[str, Any]:
     }
 
 
-def _as_number(name: str, value: Any) -> float:
+def _as_number(name: str, value: object) -> float:
     if not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"results[{name!r}] is {value!r}; a card shows finite numbers. Measure it, or leave it out.")
     return round(float(value), 6)

@@ -1,4 +1,4 @@
-"""What people say about a model for its card: under our names or transformers', cleaned and safe to print.
+"""What a user states about a model for its card, by this library's argument names or transformers', made safe to print.
 
 Names become one line without a path; in Markdown they show as they are and cannot end a line, a link or a code span.
 """

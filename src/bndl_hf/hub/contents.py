@@ -40,7 +40,7 @@ def write_contents(
     processor: BaseImageProcessor | None,
     *,
     repo_id: str,
-    results: Mapping[str, Any] | None = None,
+    results: Mapping[str, object] | None = None,
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
     **card_facts: Any,
@@ -106,9 +106,9 @@ def file_names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """`results` as the world may read them: paths cut down to their last part, tokens and passwords left out, in
-    values and in keys.
+def public_results(results: Mapping[str, object]) -> dict[str, Any]:
+    """`results` fit to be published: paths cut down to their last part, tokens and passwords left out, in values
+    and in keys.
 
     Raises:
         ValueError: an entry that JSON cannot hold, or two keys that differ only in what is left out.
@@ -125,7 +125,7 @@ def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_nothing_private(folder: Path, secrets: Iterable[str] = ()) -> None:
-    """Raise ValueError when a file of `folder` holds a path of this machine, somebody's home or an access token.
+    """Raise ValueError when a file of `folder` holds a path of this machine, a home folder or an access token.
 
     Args:
         folder: what is to be published.
@@ -163,7 +163,7 @@ def _check_figures(figures: Sequence[str | os.PathLike[str]]) -> None:
         raise ValueError(f"figures holds two files called {', '.join(sorted(twice))}; give them different names.")
 
 
-def _check_facts(card: ModelCard | str | None, facts: Mapping[str, Any]) -> None:
+def _check_facts(card: ModelCard | str | None, facts: Mapping[str, object]) -> None:
     if unknown := sorted(set(facts) - set(_CARD_FACTS)):
         raise ValueError(
             f"A model card has no {', '.join(unknown)}; pass {', '.join(_CARD_FACTS)}, or a card of your own as card."

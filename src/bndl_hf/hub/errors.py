@@ -1,4 +1,4 @@
-"""What went wrong between here and the Hub, said in a sentence that says what to do."""
+"""Errors of the Hub and the connection to it, each as one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def hub_error(what: str, repo_id: str, error: BaseException, revision: str | Non
         or (isinstance(error, LocalEntryNotFoundError) and isinstance(cause, HfHubHTTPError))
     ):
         error = cause
-    return HubError(f"{what} {repo_id} failed: {_reason(error, repo_id, revision)}.")
+    return HubError(f"{what} {repo_id} failed: {_reason(error, revision)}.")
 
 
-def _reason(error: BaseException, repo_id: str, revision: str | None) -> str:
+def _reason(error: BaseException, revision: str | None) -> str:
     if isinstance(error, HFValidationError):
         return f"{_first_line(error)}; write namespace/name, as in alice/vit-bndl"
     if isinstance(error, LocalTokenNotFoundError):

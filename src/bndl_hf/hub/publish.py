@@ -55,7 +55,7 @@ def push_to_hub(
     processor: BaseImageProcessor | None,
     repo_id: str,
     *,
-    results: Mapping[str, Any] | None = None,
+    results: Mapping[str, object] | None = None,
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
     private: bool | None = None,
@@ -147,7 +147,7 @@ class _Push:
 
     @contextmanager
     def _making(self, what: str) -> Iterator[None]:
-        """Remember what is made inside the block, to take it away again; what the Hub refused to make is not ours."""
+        """Remember what is made inside the block, so that a failed push can delete it; a refusal made nothing."""
         self.made.add(what)
         try:
             yield
@@ -243,7 +243,7 @@ class _Push:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether the Hub answered that it did nothing; after a lost answer or trouble of its own one cannot know."""
+    """Whether the Hub answered that it did nothing; a lost answer or an error of the server leaves that open."""
     return isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code < 500
 
 

@@ -54,7 +54,7 @@ def pull_from_hub(
     cache_dir: str | None = None,
     local_files_only: bool = False,
 ) -> PulledCheckpoint:
-    """Download a checkpoint and load it; a download that was cut short goes on where it stopped.
+    """Download a checkpoint and load it; an interrupted download continues where it stopped.
 
     In offline mode, and with a warning where the Hub cannot be reached, the local cache is taken.
 
@@ -116,7 +116,7 @@ def _trouble_at_the_hub(repo_id: str, revision: str | None, token: str | None) -
     """Why the Hub cannot be asked at the moment; None where it answers.
 
     Raises:
-        HfHubHTTPError: its answer is no. `snapshot_download` would hand out an old copy from the cache without a word.
+        HfHubHTTPError: it refuses. `snapshot_download` would return an old copy from the cache without a warning.
     """
     try:
         HfApi(token=token).model_info(repo_id, revision=revision)
@@ -134,7 +134,10 @@ def _check_complete(folder: Path, source: str) -> None:
     there = sorted(path.name for path in folder.iterdir())
     index = folder / "model.safetensors.index.json"
     wanted = ["config.json"]
-    wanted += sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
+    try:
+        wanted += sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index.name} of {source} does not list the weights; push them again.") from error
     wanted += [] if index.is_file() else ["model.safetensors"]
     if missing := [name for name in wanted if name not in there]:
         raise ValueError(
@@ -145,6 +148,9 @@ def _check_complete(folder: Path, source: str) -> None:
 
 def _read_results(file: Path, source: str) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        results = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{RESULTS_FILE} of {source} is not JSON ({error}); publish the results again.") from error
+    if not isinstance(results, dict):
+        raise ValueError(f"{RESULTS_FILE} of {source} is not a JSON object of results; publish the results again.")
+    return results

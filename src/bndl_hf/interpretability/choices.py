@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.weibull import WeibullPosterior
 
 
-def check_sees_images(model: Any, pixel_values: Tensor) -> None:
+def check_sees_images(model: object, pixel_values: Tensor) -> None:
     """Refuse a model that has no backbone, and so no image to point into, and images that are not a grid of pixels.
 
     Raises:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import BaseImageProcessor
 
 
-def denormalized_images(processor: Any, pixel_values: Tensor) -> np.ndarray:
+def denormalized_images(processor: BaseImageProcessor, pixel_values: Tensor) -> np.ndarray:
     """Pixel values [B, channels, H, W] as pictures [B, H, W, 3] or, of one channel, [B, H, W]; uint8.
 
     Crops and changes of size stay: this is what the model saw.

@@ -71,7 +71,7 @@ def sepin_at_k(
     NT-Xent here is InfoNCE with the cosine similarity over the temperature as critic, in float64, averaged over both
     directions: each image's view a is to find its view b among the B of its batch, and the other way round. The
     negatives are the other view's only, so that a candidate set is one positive and B - 1 draws of one distribution,
-    which is what the bound log B - loss speaks of (van den Oord et al. 2018, arXiv:1807.03748); log B cancels in
+    which is what the bound log B - loss is about (van den Oord et al. 2018, arXiv:1807.03748); log B cancels in
     delta_i. A row of zeros is similar to nothing: its cosine counts as 0.
 
     The Gram matrix and the norms of a batch are updated by the factor left out, not computed again: O(K B^2) for a
@@ -82,7 +82,7 @@ def sepin_at_k(
         view_b: [N, K] of another view of the same images, in the same order.
         k: 1 .. K; `SepinResult.at` gives any other k from the same result.
         temperature: > 0.
-        batch_size: B >= 2. Images are shuffled first, lest a data set sorted by class makes batches of one class; those
+        batch_size: B >= 2. Images are shuffled first: a data set sorted by class would make batches of one class. Those
             that fill no batch are left out.
         seed: of the shuffling.
         progress: show a bar.

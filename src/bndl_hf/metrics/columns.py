@@ -7,15 +7,19 @@ lists is what it can judge. `bndl_hf.uncertainty.StreamingMetrics` has no such l
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# What `evaluate` hands over: a list with an entry an image, a number or a list of numbers each.
+Column: TypeAlias = Sequence[object]
 
-def as_tensor(column: Any, name: str, ndim: int | None = None) -> Tensor:
+
+def as_tensor(column: Column, name: str, ndim: int | None = None) -> Tensor:
     """A column as one tensor.
 
     Raises:
@@ -33,7 +37,7 @@ def as_tensor(column: Any, name: str, ndim: int | None = None) -> Tensor:
     return torch.from_numpy(values)
 
 
-def as_probs(column: Any, from_logits: bool = False) -> Tensor:
+def as_probs(column: Column, from_logits: bool = False) -> Tensor:
     """Probabilities [B, C], or the softmax of logits [B, C]."""
     values = as_tensor(column, "predictions", ndim=2)
     return values.double().softmax(dim=-1) if from_logits else values

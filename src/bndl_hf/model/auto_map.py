@@ -1,4 +1,4 @@
-"""The code that travels with the weights: what config.json says of it, so that strangers load it by the Auto classes.
+"""What config.json says of the code saved beside the weights, so that the Auto classes can load it.
 
 `save_pretrained` of a model puts the files of this folder beside the weights (transformers follows their imports). They
 are named in config.json only where they are, and only in the file: an installed package uses its own classes.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-# Entries of config.json that speak of code beside the weights.
+# Entries of config.json that name code beside the weights.
 CODE_ENTRIES = ("auto_map", "custom_pipelines")
 
 _AUTO_MAP = {

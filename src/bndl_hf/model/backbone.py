@@ -44,7 +44,7 @@ class DetachedHead(nn.Module):
 
 
 @contextmanager
-def unsupported_in_words(config: PretrainedConfig) -> Iterator[None]:
+def explain_unsupported(config: PretrainedConfig) -> Iterator[None]:
     """Say what to use instead where the image classifier of `config` cannot be made inside the block.
 
     Raises:
@@ -77,7 +77,7 @@ def build_classifier(config: PretrainedConfig) -> PreTrainedModel:
     """
     if config.architectures is None:
         config.architectures = []  # transformers iterates over it where a type has several classifiers
-    with unsupported_in_words(config):
+    with explain_unsupported(config):
         return AutoModelForImageClassification.from_config(config)
 
 

@@ -1,4 +1,4 @@
-"""What a wrapped classifier reads: size and channels of its images, an example of them, what is said of anything else.
+"""What a wrapped classifier reads: size and channels of its images, an example of them, and errors for anything else.
 
 Most read pixel_values [B, channels, height, width]. Some (SigLIP 2) read patches cut out beforehand, [B, N, channels *
 patch height * patch width], with the grid they were cut on; their forward says so by asking for `spatial_shapes`.
@@ -97,8 +97,15 @@ def check_pixel_values(pixel_values: Tensor, config: PretrainedConfig, names: tu
     """Refuse pixel values that a backbone of `config`, whose forward reads `names`, cannot have been meant for.
 
     Raises:
-        ValueError: for another shape, or NaN or infinite entries.
+        TypeError: for anything but a tensor of floating-point numbers.
+        ValueError: for another shape, no images at all, or NaN or infinite entries.
     """
+    if not (isinstance(pixel_values, Tensor) and pixel_values.is_floating_point()):
+        kind = pixel_values.dtype if isinstance(pixel_values, Tensor) else type(pixel_values).__name__
+        raise TypeError(
+            f"pixel_values arrived as {kind}; pass a tensor of floating-point numbers, as the model's image processor "
+            "makes them: processor(images, return_tensors='pt')."
+        )
     if "spatial_shapes" in names:
         fits = pixel_values.ndim == 3 and pixel_values.shape[2] == patch_dim(config)
         reads = f"patches [B, N, {patch_dim(config)}] with their spatial_shapes [B, 2]"
@@ -110,6 +117,8 @@ def check_pixel_values(pixel_values: Tensor, config: PretrainedConfig, names: tu
             f"pixel_values have shape {list(pixel_values.shape)}; this model reads {reads}, as its image processor "
             "makes them."
         )
+    if not len(pixel_values):
+        raise ValueError(f"pixel_values have shape {list(pixel_values.shape)}: there are no images in it.")
     if not (torch.compiler.is_compiling() or pixel_values.is_meta):
         finite = pixel_values.isfinite().flatten(1).all(dim=1)
         if not finite.all():
@@ -119,7 +128,9 @@ def check_pixel_values(pixel_values: Tensor, config: PretrainedConfig, names: tu
             )
 
 
-def backbone_arguments(backbone: nn.Module, names: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+def backbone_arguments(
+    backbone: nn.Module, names: tuple[str, ...], given: Mapping[str, Tensor | bool | None]
+) -> dict[str, Tensor | bool]:
     """What of `given` goes to the backbone, whose forward reads `names`: everything that is not None.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What can be wrong with the files of a checkpoint, said in a sentence: cut short, of another model, of other sizes."""
+"""Errors for the files of a checkpoint: cut short, of another model, of other sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHAPING = (
 
 
 @contextmanager
-def loading_errors_in_words(source: Any, passed: Mapping[str, Any]) -> Iterator[None]:
+def explain_loading_errors(source: object, passed: Mapping[str, object]) -> Iterator[None]:
     """Turn what a failed load of `source` raises inside the block into a ValueError that says what to do.
 
     Args:
@@ -53,7 +53,7 @@ def loading_errors_in_words(source: Any, passed: Mapping[str, Any]) -> Iterator[
         raise
 
 
-def check_all_weights_were_there(source: Any, info: Mapping[str, Any], num_weights: int) -> None:
+def check_all_weights_were_there(source: object, info: Mapping[str, Any], num_weights: int) -> None:
     """Raise ValueError where weights of the model were not in the checkpoint: they would be random numbers.
 
     Args:

@@ -40,7 +40,7 @@ class BNDLConfig(PretrainedConfig):
             or the preset is a released one.
         num_projected (`int`): number of values z = g(h) has where only `num_factors` of them are factors, those the
             layer's `selection` names; None is `num_factors`. Set by `bndl_hf.interpretability.prune`.
-        preset (`str`): "default" (ours), "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
+        preset (`str`): "default", "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
         objective (`str`, preset): what training maximises: "exact", the closed-form predictive of Sec. 5 with no
             sampling noise, or "sampled", one reparameterised draw per step (Eq. 12, the paper).
         projection (`str`, preset): g in z = g(h) before the score ReLU (Eq. 9): "none", "linear" or "two_layer".
@@ -196,7 +196,10 @@ class BNDLConfig(PretrainedConfig):
             )
         if not cls.is_remote_code():  # the installed classes and pipelines are used, not those beside the weights
             config_dict = {k: v for k, v in config_dict.items() if k not in CODE_ENTRIES}
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (AttributeError, TypeError) as error:  # of transformers, for values of its own entries
+            raise ValueError(f"The configuration holds a value that does not fit its entry ({error}).") from error
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
@@ -263,7 +266,7 @@ class BNDLConfig(PretrainedConfig):
 _OWN_FIELDS = set(BNDLConfig.__annotations__) - {"model_type", "sub_configs", "keys_to_ignore_at_inference"}
 
 
-def _backbone_config_from_dict(values: Any) -> PretrainedConfig:
+def _backbone_config_from_dict(values: object) -> PretrainedConfig:
     """The configuration object of a nested dictionary, by its `model_type`."""
     if not isinstance(values, dict):
         raise ValueError(f"backbone_config={values!r} must be the configuration of an image classifier, or its fields.")

@@ -1,13 +1,13 @@
 """What the fields of a BNDL configuration may hold; configuration_bndl.py says what they mean.
 
-A configuration is read from files that anybody may have written, so every field has a type and a range, and whatever
-does not fit is a sentence that names the field, what it holds and what fits.
+A configuration may come from any file, so every field has a type and a range. A value that does not fit is a ValueError
+that names the field, what it holds and what fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -59,7 +59,7 @@ _MAX_SAMPLES = 10**6
 MIN_TEMPERATURE, MAX_TEMPERATURE, MAX_VARIANCE_SCALE = 1e-3, 1e3, 1e6
 
 
-def check_raw_values(config: Any, num_labels: Any, torch_dtype: Any) -> None:
+def check_raw_values(config: Any, num_labels: object, torch_dtype: object) -> None:
     """ValueError for values that transformers' own configuration class would stumble over.
 
     Args:
@@ -78,6 +78,8 @@ def check_raw_values(config: Any, num_labels: Any, torch_dtype: Any) -> None:
         raise ValueError(f"head_name={config.head_name!r} must be the dotted name of a layer, such as 'classifier'.")
     if not isinstance(config.preset, str):
         raise ValueError(f"preset={config.preset!r} must be the name of a preset, such as 'default'.")
+    if config.feature_dim is not None and not _is_whole(config.feature_dim):
+        raise ValueError(f"feature_dim={config.feature_dim!r} must be a whole number.")
     for name in ("normalize_features", "kl_local_weight_is_measured"):
         if not isinstance(getattr(config, name), bool | None):
             raise ValueError(f"{name}={getattr(config, name)!r} must be true or false.")
@@ -119,7 +121,7 @@ def check_fields(config: Any) -> None:
             continue
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ValueError(f"{name}={value!r} must be a number.")
-    for name in (*_COUNTS, "num_samples"):
+    for name in _COUNTS:
         value = getattr(config, name)
         if not (_is_whole(value) or (value is None and name in _MAY_BE_NONE)):
             raise ValueError(f"{name}={value!r} must be a whole number.")
@@ -163,11 +165,7 @@ def check_fields(config: Any) -> None:
             f"{name}={getattr(config, name)} differs from feature_dim={config.feature_dim}, which projection='none' "
             f"cannot bridge; pass projection='linear' or leave {name} out."
         )
-    if not 2 <= config.num_samples <= _MAX_SAMPLES:
-        raise ValueError(
-            f"num_samples={config.num_samples}: a t-test needs 2 draws or more (the paper takes 20), and at most "
-            f"{_MAX_SAMPLES:,} are made."
-        )
+    check_num_samples(config.num_samples)
     if not 0 < config.certainty_threshold < 1:
         raise ValueError(f"certainty_threshold={config.certainty_threshold} must lie between 0 and 1.")
     check_recalibration(config.temperature, config.variance_scale)
@@ -175,7 +173,18 @@ def check_fields(config: Any) -> None:
     check_conformal(config.conformal, config.num_labels)
 
 
-def check_recalibration(temperature: Any, variance_scale: Any) -> None:
+def check_num_samples(num_samples: object) -> None:
+    """ValueError unless S is a whole number of draws that a t-test can use."""
+    if not _is_whole(num_samples):
+        raise ValueError(f"num_samples={num_samples!r} must be a whole number.")
+    if not 2 <= num_samples <= _MAX_SAMPLES:
+        raise ValueError(
+            f"num_samples={num_samples}: a t-test needs 2 draws or more (the paper takes 20), and at most "
+            f"{_MAX_SAMPLES:,} are made."
+        )
+
+
+def check_recalibration(temperature: object, variance_scale: object) -> None:
     """ValueError unless T and v are numbers within the ranges above."""
     if not (is_number(temperature) and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE):
         raise ValueError(
@@ -189,7 +198,7 @@ def check_recalibration(temperature: Any, variance_scale: Any) -> None:
         )
 
 
-def check_abstain_below(threshold: Any) -> None:
+def check_abstain_below(threshold: object) -> None:
     """ValueError unless the threshold is None or a probability."""
     if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
         raise ValueError(
@@ -215,5 +224,5 @@ def check_conformal(values: Any, num_labels: int) -> None:
         )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

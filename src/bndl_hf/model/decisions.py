@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
@@ -58,14 +59,14 @@ class Decisions:
         return cls(recalibration, config.abstain_below, config.conformal)
 
     def apply(self, prediction: BNDLPrediction, abstain_below: float | None = None) -> BNDLPrediction:
-        """`prediction` with `is_answered` and `prediction_sets` filled in; `abstain_below` goes before the stored one.
+        """`prediction` with `is_answered` and `prediction_sets` filled in; `abstain_below` overrides the stored one.
 
         Raises:
             ValueError: abstain_below is outside [0, 1].
         """
         threshold = self.abstain_below if abstain_below is None else abstain_below
         check_abstain_below(threshold)
-        decided: dict[str, Any] = {}
+        decided: dict[str, Tensor] = {}
         if threshold is not None:
             # float64: the threshold may lie between two neighbouring float32 numbers.
             confidence = in_float64(prediction.probs).amax(dim=-1)
@@ -117,7 +118,7 @@ def store_conformal(
             _write(config, conformal=None if values is None else dict(values))
 
 
-def _write(config: PretrainedConfig, **values: Any) -> None:
+def _write(config: PretrainedConfig, **values: object) -> None:
     for name, value in values.items():
         setattr(config, name, value)
 

@@ -6,6 +6,7 @@ signed. How sure each part is: scores and loadings are independent under q, so t
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ class Decomposition:
         rest, rest_std: sum of all other factors' contributions and its standard deviation, [B].
         bias: [B].
         total, total_std: contributions + rest + bias, and its standard deviation, [B].
-        target: the class a it speaks for, [B].
+        target: the class a that is explained, [B].
     """
 
     factors: Tensor
@@ -91,8 +92,8 @@ def explain_logit(
     B = scores.mean.shape[0]
     K, C = loadings.mean.shape
     top_k = min(5, K) if top_k is None else top_k
-    if not 1 <= top_k <= K:
-        raise ValueError(f"top_k={top_k} must lie between 1 and the number of factors, {K}.")
+    if not isinstance(top_k, numbers.Integral) or isinstance(top_k, bool) or not 1 <= top_k <= K:
+        raise ValueError(f"top_k={top_k!r} must lie between 1 and the number of factors, {K}, and be a whole number.")
     logits = scores.mean @ loadings.mean + bias
     target = logits.argmax(dim=-1) if target is None else _classes(target, "target", B, C, bias.device)
     phi, phi_variance = loadings.mean.T[target], loadings.variance.T[target]  # [B, K]
@@ -165,7 +166,10 @@ def _rest(parts: Tensor, variance: Tensor, factors: Tensor) -> tuple[Tensor, Ten
 
 def _classes(classes: Tensor | int, name: str, B: int, C: int, device: torch.device) -> Tensor:
     """One class index per image, [B]; ValueError that calls the argument `name` where they do not fit."""
-    classes = torch.as_tensor(classes, device=device)
+    try:
+        classes = torch.as_tensor(classes, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{name}={classes!r} must be the number of a class, or one for each image.") from error
     if classes.shape not in ((), (B,)):
         raise ValueError(f"{name} has shape {list(classes.shape)}; pass one class, or one for each of {B} images.")
     if classes.dtype.is_floating_point or classes.dtype == torch.bool:

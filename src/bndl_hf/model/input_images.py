@@ -1,7 +1,7 @@
-"""One RGB image of whatever a pipeline is given: path, URL, base64 text, PIL image, array, tensor, row of a dataset.
+"""One RGB image from anything a pipeline accepts: path, URL, base64 text, PIL image, array, tensor, row of a dataset.
 
 Read as training reads it (16-bit grey is scaled, not clipped), and named in the error when it cannot be read.
-`transformers.image_utils.load_image` converts before anybody can look at the depth of the pixels, so files are opened
+`transformers.image_utils.load_image` converts before the depth of the pixels can be looked at, so files are opened
 here, with the Pillow and httpx that it uses. Read pipeline_bndl.py next.
 """
 
@@ -35,7 +35,7 @@ class DatasetRow:
 
     @property
     def name(self) -> str:
-        """How a person finds the image."""
+        """A name by which the user finds the image."""
         path = (self.encoded or {}).get("path")
         return f"the image in row {self.number} of the dataset" + (f" ({path})" if path else "")
 
@@ -154,7 +154,7 @@ def _from_numbers(numbers: Any) -> Any:
 
 
 def _name_of(source: Any) -> str:
-    """How a person finds the image."""
+    """A name by which the user finds the image."""
     if isinstance(source, DatasetRow):
         return source.name
     if isinstance(source, str | os.PathLike):

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from .backbone import build_classifier, detach_head
 from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
-from .checkpoint_errors import check_all_weights_were_there, loading_errors_in_words
+from .checkpoint_errors import check_all_weights_were_there, explain_loading_errors
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer
 from .decisions import store_abstention, store_conformal, store_temperature
@@ -40,7 +40,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
     config_class = BNDLConfig
     main_input_name = "pixel_values"
     input_modalities = "image"
-    # The attention implementation is the backbone's business: it checks and reports what it cannot do.
+    # The backbone chooses the attention implementation, and reports what it does not support.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -117,7 +117,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
                 or the checkpoint is not a BNDL model's, or was written by a newer version.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        with loading_errors_in_words(pretrained_model_name_or_path, kwargs):
+        with explain_loading_errors(pretrained_model_name_or_path, kwargs):
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
@@ -136,7 +136,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
             self.backbone.eval()
         return self
 
-    def extract_features(self, pixel_values: Tensor, **backbone_inputs: Any) -> Tensor:
+    def extract_features(self, pixel_values: Tensor, **backbone_inputs: Tensor | bool | None) -> Tensor:
         """The features h = f(x) of some images, [B, D]: what the decision layer reads.
 
         Args:
@@ -151,7 +151,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
         """
         return self._run_backbone(pixel_values, **backbone_inputs)["logits"]
 
-    def _run_backbone(self, pixel_values: Tensor, **backbone_inputs: Any) -> ModelOutput:
+    def _run_backbone(self, pixel_values: Tensor, **backbone_inputs: Tensor | bool | None) -> ModelOutput:
         """The backbone's own output, whose `.logits` are the features, with hidden states and attentions if asked."""
         check_pixel_values(pixel_values, self.backbone.config, self._input_names)
         arguments = backbone_arguments(self.backbone, self._input_names, backbone_inputs)
@@ -173,7 +173,7 @@ class BNDLModel(BNDLPreTrainedModel):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        **backbone_inputs: Any,
+        **backbone_inputs: Tensor | bool | None,
     ) -> BNDLModelOutput | tuple[Tensor, ...]:
         """Factor scores E[theta] [B, K] of pixel values [B, 3, height, width], and their concentrations.
 
@@ -211,7 +211,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
-        **backbone_inputs: Any,
+        **backbone_inputs: Tensor | bool | None,
     ) -> BNDLImageClassifierOutput | tuple[Tensor, ...]:
         """Logits [B, C] of pixel values [B, 3, height, width]; with labels [B] also the loss and its terms.
 
@@ -238,14 +238,14 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
         abstain_below: float | None = None,
-        **backbone_inputs: Any,
+        **backbone_inputs: Tensor | bool | None,
     ) -> BNDLPrediction:
         """Answer and uncertainty of each image, in one backbone pass whatever `num_samples` is.
 
         Args:
             pixel_values: [B, 3, height, width].
             method: "exact" (closed forms, deterministic) or "monte_carlo" (S draws of the decision layer).
-            num_samples: S; None takes the configuration's (20, the paper's). The exact p-value speaks of S draws too.
+            num_samples: S; None takes the configuration's (20, the paper's). The exact p-value is for S draws too.
             generator: source of the draws, for repeatable Monte-Carlo predictions.
             abstain_below: `is_answered` is largest probability >= this; None takes the configuration's.
             **backbone_inputs: what else the backbone reads, see `extract_features`; so that
@@ -265,7 +265,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         target: Tensor | int | None = None,
         top_k: int | None = None,
         against: Tensor | int | str | None = None,
-        **backbone_inputs: Any,
+        **backbone_inputs: Tensor | bool | None,
     ) -> Evidence:
         """The parts each image's logit consists of, exactly, and how sure each is: factors, contributions, rest, bias.
 

@@ -54,7 +54,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         super().__init__(*args, **kwargs)
         self.model.eval()
 
-    def check_model_type(self, supported_models: Any) -> None:
+    def check_model_type(self, supported_models: object) -> None:
         """Raise a ValueError unless the model is a BNDL model."""
         if getattr(getattr(self.model, "config", None), "model_type", None) != "bndl":
             raise ValueError(

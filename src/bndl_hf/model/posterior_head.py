@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_bndl import BNDLConfig
+from .configuration_checks import check_num_samples
 from .decisions import Decisions, store_abstention, store_conformal, store_temperature
 from .evidence import Evidence, explain_logit
 from .logit_posterior import LogitPosterior
@@ -34,6 +35,8 @@ SPARSITY_THRESHOLD = 1e-5
 # A pruned raw loading is put this far below the threshold. There it gets no gradient, and what momentum an optimizer
 # still has moves it by some ten learning rates, so it stays pruned and nothing about it has to be remembered.
 _OUT_OF_REACH = 1.0
+# The variance of a logit holds the square of a feature times up to 1e11: beyond this it leaves float32.
+_LARGEST_FEATURE = 1e12
 
 
 class PosteriorHead(nn.Module, ABC):
@@ -98,15 +101,15 @@ class PosteriorHead(nn.Module, ABC):
         Args:
             features: [B, D].
             labels: [B].
-            answer: what to make of the random logits instead. `predict` and `explain` come in here, so that whatever
-                is hooked around this method is around them too: accelerate brings offloaded weights that way.
+            answer: makes something else of the random logits, which is then returned. `predict` and `explain` pass
+                through here, so that hooks on this method run for them too: accelerate loads offloaded weights so.
 
         Raises:
             ValueError: for features of another width or, in evaluation mode, with NaN or infinite entries; for labels
                 of another shape or outside 0 .. C-1.
         """
+        self.check_inputs(features, labels)
         with without_autocast(features):
-            self.check_inputs(features, labels)
             if answer is not None:
                 return answer(LogitPosterior(self.score_posterior(features), self.loading_posterior(), self.bias))
             labels = None if labels is None else labels.long()
@@ -145,8 +148,7 @@ class PosteriorHead(nn.Module, ABC):
         num_samples = self.config.num_samples if num_samples is None else num_samples
         if method not in ("exact", "monte_carlo"):
             raise ValueError(f"method={method!r} is unknown; choose 'exact' or 'monte_carlo'.")
-        if num_samples < 2:
-            raise ValueError(f"num_samples={num_samples}: a t-test needs 2 draws or more (the paper takes 20).")
+        check_num_samples(num_samples)
         threshold, decisions = self.config.certainty_threshold, Decisions.of(self.config)
 
         def answer(random: LogitPosterior) -> BNDLPrediction:
@@ -226,7 +228,10 @@ class PosteriorHead(nn.Module, ABC):
         store_conformal([self.config], predictor)
 
     def check_inputs(self, features: Tensor, labels: Tensor | None) -> None:
-        """Raise ValueError where features or labels do not fit this layer."""
+        """Raise ValueError or TypeError where features or labels do not fit this layer."""
+        for name, value, kinds in (("features", features, Tensor), ("labels", labels, Tensor | None)):
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} arrived as {type(value).__name__}; pass a tensor.")
         D = self.config.feature_dim
         if features.ndim != 2 or features.shape[1] != D:
             raise ValueError(f"features have shape {list(features.shape)}; this decision layer reads [B, {D}].")
@@ -241,11 +246,12 @@ class PosteriorHead(nn.Module, ABC):
             return
         # While training the loss says it, and nothing has to wait for the device. A loading of zero hides what it is
         # multiplied by, and relu(-inf) is zero, so an answer could be finite.
-        if not self.training and not features.isfinite().all():
-            finite = features.isfinite().all(dim=1)
+        if not self.training and not (fits := features.float().abs() <= _LARGEST_FEATURE).all():
+            fits = fits.all(dim=1)
             raise ValueError(
-                f"features hold NaN or infinite entries in {(~finite).sum().item()} of {len(finite)} images (first: "
-                f"image {finite.int().argmin().item()} of the batch); check the weights and the dtype of the backbone."
+                f"features hold NaN or infinite entries, or larger ones than {_LARGEST_FEATURE:g}, in "
+                f"{(~fits).sum().item()} of {len(fits)} images (first: image {fits.int().argmin().item()} of the "
+                "batch); check the weights and the dtype of the backbone."
             )
         C = self.config.num_labels
         if labels is not None and labels.numel() and not 0 <= labels.min() <= labels.max() < C:
@@ -279,6 +285,6 @@ class PosteriorHead(nn.Module, ABC):
         return super()._apply(in_float32, recurse)
 
 
-def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Autocast off on the device of `tensor`, so that float32 stays float32; the meta device has no autocast."""
     return nullcontext() if tensor.is_meta else torch.autocast(device_type=tensor.device.type, enabled=False)

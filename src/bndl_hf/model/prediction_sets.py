@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -158,8 +158,8 @@ class ConformalPredictor:
         return cls(**{**values, "threshold": tuple(threshold) if isinstance(threshold, list | tuple) else threshold})
 
 
-def is_number(value: Any) -> bool:
-    """Whether `value` is a whole or floating-point number that a float can hold: no bool, NaN or infinity."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a whole or floating-point number that a float can hold, not a bool, NaN or infinity."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 

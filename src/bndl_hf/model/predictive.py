@@ -2,7 +2,7 @@
 
 Probabilities follow from the gaps to one reference class by the mean-field (probit) approximation, which does not
 change when a constant is added to all logits. Where a temperature or a variance scale was fitted (mean_field.py),
-everything that decides - probabilities, p-value, flip probability, entropies - speaks of the recalibrated logits.
+everything that decides - probabilities, p-value, flip probability, entropies - is that of the recalibrated logits.
 Means, variances and draws of logits are those of the layer itself, so that the parts of an explanation add up to them.
 """
 
@@ -73,7 +73,7 @@ def predict_exactly(
 
     Args:
         logits: the random logits of B images.
-        num_samples: S, the number of draws the p-value speaks of.
+        num_samples: S, the number of draws the p-value stands for.
         threshold: `is_certain` is p_value < threshold.
         recalibration: T and v.
     """
@@ -177,7 +177,7 @@ def paired_p_value(gap_ratio: Tensor, num_samples: int) -> Tensor:
         num_samples: S >= 2.
 
     Returns:
-        Tensor like `gap_ratio`. A gap without spread is settled: p = 0, or 1 when it is zero, a tie. Departure: the
+        Tensor like `gap_ratio`. A gap without spread has p = 0, or 1 when it is zero, a tie. Departure: the
         released code lets that case become NaN and counts NaN as certain.
     """
     return student_t_p_value(gap_ratio * math.sqrt(num_samples), num_samples - 1).to(gap_ratio.dtype)

@@ -1,10 +1,8 @@
-"""Named sets of configuration values: ours, and the two heads of the released code."""
+"""Named sets of configuration values: this library's default, and the two heads of the released code."""
 
-from typing import Any
-
-# One row per field a preset decides. "default" is ours: chosen by measurement (docs/defaults.md). "released" is the
+# One row per field a preset decides. "default" was chosen by measurement (docs/defaults.md). "released" is the
 # head of the authors' ViT script, "released_resnet" that of their ResNet script (App. A.1 and the released code).
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, str | float | bool]] = {
     "default": {
         "objective": "exact",
         "projection": "linear",

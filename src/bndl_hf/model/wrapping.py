@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
-from .backbone import detach_head, find_head, input_width, unsupported_in_words
+from .backbone import detach_head, explain_unsupported, find_head, input_width
 from .backbone_inputs import example_inputs
 from .configuration_checks import labels_by_number
 from .decision_layer import BNDLDecisionLayer
@@ -66,6 +66,7 @@ def load_classifier(
         backbone_kwargs: more of them, handed on unchecked.
 
     Raises:
+        TypeError: for anything but a name or a model of transformers.
         ValueError: for an unknown keyword, a model with a BNDL layer, or one that classifies no images.
     """
     if isinstance(source, PreTrainedModel):
@@ -75,6 +76,10 @@ def load_classifier(
                 "from_pretrained that loads the classifier, or pass a name instead of a model."
             )
         classifier = source
+    elif not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"The classifier arrived as {type(source).__name__}; pass a Hub id, a folder, or a model of transformers."
+        )
     else:
         loads = {*inspect.signature(PreTrainedModel.from_pretrained).parameters, *_LOADING_KEYWORDS}
         hub = {name: value for name, value in {**loading, **backbone_kwargs}.items() if name in _HUB_KEYWORDS}
@@ -85,7 +90,7 @@ def load_classifier(
                 f"The fields: {', '.join(sorted(_own_fields(config_class)))}. What else from_pretrained should get "
                 "goes into backbone_kwargs={...}."
             )
-        with unsupported_in_words(config):
+        with explain_unsupported(config):
             classifier = AutoModelForImageClassification.from_pretrained(source, **{**loading, **backbone_kwargs})
     if classifier.config.model_type == config_class.model_type:
         name = classifier.name_or_path if isinstance(source, PreTrainedModel) else source
@@ -156,7 +161,7 @@ def _own_fields(config_class: type[PretrainedConfig]) -> set[str]:
 
 
 def _misspelt(names: list[str], config_class: type[PretrainedConfig]) -> str:
-    """The beginning of a sentence on names that are no fields, with what may have been meant."""
+    """The beginning of a sentence on names that are not fields, with what may have been meant."""
     fields = _own_fields(config_class)
     close = {close for name in names for close in difflib.get_close_matches(name, fields, n=1)}
     meant = f" (did you mean {', '.join(sorted(close))}?)" if close else ""

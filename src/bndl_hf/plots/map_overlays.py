@@ -1,4 +1,4 @@
-"""Maps of evidence laid over the images they speak of: what the parts of a decision look at."""
+"""Maps of evidence laid over their images: where the parts of a decision come from."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Checkpoints of the authors' code, turned into artefacts that the Auto classes load.
+"""Checkpoints of the authors' code, turned into checkpoints that the Auto classes load.
 
 Their head is `preset="released"` (ViT: a projection before the scores' ReLU) or `preset="released_resnet"` (no
 projection); every logit and every moment is theirs. A ResNet's spread of the loadings comes from the loadings before
-their ReLU, which no layer of ours reads: being the same for every image, it is stored as `loading_concentration=
+their ReLU, which no layer here reads: it is the same for every image, so it is stored as `loading_concentration=
 "per_entry"`. state_dicts.py reads the files, names.py knows the backbones' names.
 """
 
@@ -210,7 +210,7 @@ def _places(
     return config, places
 
 
-def _check(tensors: Mapping[str, Tensor], places: Mapping[str, Place], source: Any) -> None:
+def _check(tensors: Mapping[str, Tensor], places: Mapping[str, Place], source: object) -> None:
     """Raise ValueError, naming them, for weights that are missing, unknown, misshapen or not finite."""
     missing = [name for name, place in places.items() if name not in tensors and not place.optional]
     unknown = [name for name in tensors if name not in places]
@@ -255,10 +255,10 @@ def _our_weights(tensors: Mapping[str, Tensor], places: Mapping[str, Place], con
 def _processor(
     backbone: Backbone, source: Any, normalisation: Mapping[str, Any], passed: Mapping[str, Any]
 ) -> BaseImageProcessor:
-    """The image processor that goes with the backbone; `passed` goes before `normalisation` and the usual values."""
+    """The image processor that goes with the backbone; `passed` overrides `normalisation` and the usual values."""
     if source is not None:
         if passed:
-            raise ValueError(f"image_processor={source!r} says it all; leave out {', '.join(passed)}.")
+            raise ValueError(f"image_processor={source!r} sets everything already; leave out {', '.join(passed)}.")
         return AutoImageProcessor.from_pretrained(source)
     fields = {**normalisation, **passed}
     size = fields.pop("image_size", None)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from torch import Tensor
 from transformers import PretrainedConfig, ResNetConfig, ViTConfig
+
+ConfigT = TypeVar("ConfigT", bound=PretrainedConfig)
 
 HEAD_WIDTH = 64  # features an attention head reads in every published ViT
 
@@ -67,7 +69,7 @@ def describe_backbone(
     )
 
 
-def _checked(config: Any, model_type: str, config_class: type) -> Any:
+def _checked(config: PretrainedConfig, model_type: str, config_class: type[ConfigT]) -> ConfigT:
     if not isinstance(config, config_class):
         raise ValueError(f"backbone_config is of model_type={config.model_type!r}; these weights are a {model_type}'s.")
     return config
@@ -154,7 +156,7 @@ def vit_places(config: ViTConfig) -> dict[str, Place]:
     return {f"vit.{name}": Place(f"backbone.vit.{name}", shape) for name, shape in shapes.items()}
 
 
-def _side(size: Any, name: str) -> int:
+def _side(size: int | Iterable[int], name: str) -> int:
     """Pixels of a square's side, which a configuration may write as one number or two."""
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:

@@ -85,7 +85,7 @@ def first_names(names: Iterable[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path) -> object:
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
@@ -105,7 +105,7 @@ def _read(file: Path) -> Any:
         raise ValueError(f"{file} cannot be read ({error}): it is cut short or damaged.") from error
 
 
-def _find_tensors(content: Any, file: Path) -> dict[str, Tensor]:
+def _find_tensors(content: object, file: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{file} holds a {type(content).__name__}, not a state dict (names and their tensors).")
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]

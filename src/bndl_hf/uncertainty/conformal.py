@@ -1,4 +1,4 @@
-"""Conformal prediction: sets of classes that hold the true one as often as asked, whatever the model is worth.
+"""Conformal prediction: sets of classes that hold the true one as often as asked, however good the model is.
 
 Split conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv:2107.07511): on n held-out images a
 threshold is put at the ceil((n + 1) coverage)-th smallest score of the true class; a new image's set is every class

@@ -33,7 +33,7 @@ class Measure:
         return self.meaning if self.better is None else f"{self.meaning}; {self.better} is better"
 
     def write(self, value: float | None) -> str:
-        """The value as a person reads it: "91.2 %", "0.252", "3.1e-04"; "-" where it is undefined."""
+        """The value as tables show it: "91.2 %", "0.252", "3.1e-04"; "-" where it is undefined."""
         if value is None:
             return "-"
         if self.format == "percent":

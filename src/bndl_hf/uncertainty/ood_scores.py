@@ -38,7 +38,7 @@ def energy(prediction: BNDLPrediction) -> Tensor:
 
 
 def total_evidence(prediction: BNDLPrediction) -> Tensor:
-    """-sum_k E[theta_k], [B], <= 0: how little of what was learned the image shows. Ours; Sec. 3.2 has the theta."""
+    """-sum_k E[theta_k], [B], <= 0: how little the image shows of what was learned. Our own; theta: Sec. 3.2."""
     return -prediction.evidence
 
 
@@ -57,7 +57,7 @@ def z(prediction: BNDLPrediction) -> Tensor:
 
 
 def joint(prediction: BNDLPrediction) -> Tensor:
-    """Disagreement for each unit of evidence: H(softmax(E[l] / 2)) / sum_k E[theta_k], [B], nats, >= 0. Ours.
+    """Disagreement for each unit of evidence: H(softmax(E[l] / 2)) / sum_k E[theta_k], [B], nats, >= 0. Our own.
 
     Half the logits: at full scale the probabilities of a sharp classifier are 0 and 1, and their entropy tells images
     apart by noise; the logits still know. An image without any evidence scores infinity, whatever its logits, which

@@ -92,7 +92,7 @@ def pavpu(
 ) -> PAvPUCounts:
     """Patch accuracy vs. patch uncertainty of S posterior draws: (n_ac + n_iu) / n (Sec. 5, App. A.1).
 
-    Departure: the paper speaks of a "two-sample" test, its released code runs the paired one. The two classes of a
+    Departure: the paper names a "two-sample" test, its released code runs the paired one. The two classes of a
     draw share its factor scores, so pairing is the right test and the default; `test="welch"` is the two-sample test
     as written.
     Departure: where all draws are equal the released code gets p = NaN and calls the image certain. Here a gap without

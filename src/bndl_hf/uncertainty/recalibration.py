@@ -60,7 +60,7 @@ def fit_temperature(
 
     Values are absolute: they do not depend on a temperature the model has already. Exact predictions are fitted with
     the exact (mean-field) predictive, Monte-Carlo ones with the mean over their draws; use the one you predict with.
-    Images the model was trained on teach nothing here: it is surer of them than of any other.
+    Do not fit on training images: the model is more certain of them than of new ones.
 
     Args:
         prediction: of held-out images: what `predict` returned, or `collect_predictions` for a whole dataset.

@@ -291,7 +291,14 @@ def test_a_weak_channel_that_is_no_average_is_noticed_beside_a_strong_one():
     values = torch.rand(4, 9, 8)
     values[..., 0] *= 3000
     features = values.mean(dim=1)
-    trace = FeatureTrace(features=features, image_size=(3, 3), maps=[], norms=[], inputs={})
+    trace = FeatureTrace(
+        features=features,
+        image_size=(3, 3),
+        maps=[],
+        norms=[],
+        pixel_values=torch.zeros(len(features), 3, 3, 3),
+        backbone_inputs={},
+    )
     assert _average(trace, values) is not None
     features[:, 3] *= 1.01
     assert _average(trace, values) is None

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import BaseImageProcessor
 
 from bndl_hf.interpretability.choices import check_sees_images
 from bndl_hf.interpretability.gallery.cards import FactorCard, FactorGallery
@@ -27,6 +28,7 @@ from bndl_hf.interpretability.maps.factor_maps import factor_maps
 from bndl_hf.interpretability.pictures import denormalized_images
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck
 from bndl_hf.model.evaluation_view import evaluation_view
+from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.plots import factor_sheet, save_figure
 from bndl_hf.plots.style import figure_class
 
@@ -35,8 +37,8 @@ _LARGEST_PICTURE = 128
 
 
 def factor_gallery(
-    model: Any,
-    processor: Any,
+    model: BNDLPreTrainedModel,
+    processor: BaseImageProcessor,
     dataset: Any,
     output_dir: str | os.PathLike[str],
     *,
@@ -172,7 +174,9 @@ class _Seen:
 
 
 @torch.no_grad()
-def _look_at_all(model: Any, rows: GalleryRows, top: int, tolerance: float, batch_size: int, progress: bool) -> _Seen:
+def _look_at_all(
+    model: BNDLPreTrainedModel, rows: GalleryRows, top: int, tolerance: float, batch_size: int, progress: bool
+) -> _Seen:
     loadings = model.decision_layer.factor_loadings.detach().double().cpu()  # [K, C]
     evidence = torch.zeros(len(loadings), dtype=torch.float64)
     num_active = torch.zeros(len(loadings), dtype=torch.long)
@@ -190,7 +194,7 @@ def _look_at_all(model: Any, rows: GalleryRows, top: int, tolerance: float, batc
     return _Seen(evidence, num_active, purity.report(), identifiability.report())
 
 
-def _pictures(processor: Any, pixel_values: Tensor, maps: Tensor) -> dict[str, np.ndarray]:
+def _pictures(processor: BaseImageProcessor, pixel_values: Tensor, maps: Tensor) -> dict[str, np.ndarray]:
     """What the model saw and maps of the same size, both made smaller where they are large."""
     if (largest := max(maps.shape[-2:])) > _LARGEST_PICTURE:
         size = [round(side * _LARGEST_PICTURE / largest) for side in maps.shape[-2:]]

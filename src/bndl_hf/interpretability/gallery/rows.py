@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import BaseImageProcessor
 
 from bndl_hf.interpretability.checks import check_labels
 from bndl_hf.model.input_images import read_image
@@ -31,7 +32,7 @@ class GalleryRows:
     def __init__(
         self,
         dataset: Any,
-        processor: Any,
+        processor: BaseImageProcessor,
         image_column: str | None,
         label_column: str | None,
         label_names: Sequence[str] | None,

@@ -11,8 +11,6 @@ normalisation) is thereby spread evenly. A class is the sum of its active factor
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +18,14 @@ from bndl_hf.interpretability.maps.feature_trace import FeatureTrace
 from bndl_hf.interpretability.maps.gradcam import gradcam_on_grid
 from bndl_hf.interpretability.maps.position_features import PositionFeatures, position_features
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 
 POOLED_AVERAGE, POSITION_WISE, GRAD_CAM = "pooled_average", "position_wise", "grad_cam"
 
 
-def evidence_on_grid(model: Any, trace: FeatureTrace, scores: Tensor, coefficients: Tensor) -> tuple[Tensor, str]:
+def evidence_on_grid(
+    model: BNDLPreTrainedModel, trace: FeatureTrace, scores: Tensor, coefficients: Tensor
+) -> tuple[Tensor, str]:
     """Evidence per position for sums of factor scores, by the best method the backbone allows.
 
     Args:
@@ -41,7 +42,7 @@ def evidence_on_grid(model: Any, trace: FeatureTrace, scores: Tensor, coefficien
     if found is None:
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be part of a gradient
             sums = coefficients.clone()
-        cam = gradcam_on_grid(model, lambda _: sums, **trace.inputs)  # [B, k, h, w]
+        cam = gradcam_on_grid(model, lambda _: sums, trace.pixel_values, **trace.backbone_inputs)  # [B, k, h, w]
         share = cam / cam.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
         return totals[..., None, None] * share, GRAD_CAM
     if isinstance(layer.projection, nn.Sequential):  # not linear

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from bndl_hf.interpretability.maps.evidence_maps import POOLED_AVERAGE, evidence
 from bndl_hf.interpretability.maps.feature_trace import trace_features
 from bndl_hf.interpretability.maps.token_grid import spread_over_image
 from bndl_hf.model.evaluation_view import evaluation_view
+from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 
 
 @dataclass
@@ -77,12 +77,12 @@ class ClassMaps:
 
 @torch.no_grad()
 def factor_maps(
-    model: Any,
+    model: BNDLPreTrainedModel,
     pixel_values: Tensor,
     factors: Tensor | Sequence[int] | int | None = None,
     target: Tensor | int | None = None,
     top_k: int | None = None,
-    **backbone_inputs: Any,
+    **backbone_inputs: Tensor | bool | None,
 ) -> FactorMaps:
     """Where in the image each factor finds its evidence; one backbone pass, three where it takes Grad-CAM.
 
@@ -136,7 +136,10 @@ def factor_maps(
 
 @torch.no_grad()
 def class_maps(
-    model: Any, pixel_values: Tensor, target: Tensor | int | None = None, **backbone_inputs: Any
+    model: BNDLPreTrainedModel,
+    pixel_values: Tensor,
+    target: Tensor | int | None = None,
+    **backbone_inputs: Tensor | bool | None,
 ) -> ClassMaps:
     """Where in the image a class finds its evidence; one backbone pass.
 

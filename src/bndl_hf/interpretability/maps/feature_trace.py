@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from bndl_hf.interpretability.maps.token_grid import TokenGrid, token_grid
+from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 
 # Maps kept: the one that is pooled is followed by a dropout, an unused attention pool or a second norm at the most.
 _KEPT = 8
@@ -30,14 +31,16 @@ class FeatureTrace:
             latest last.
         norms: (norm, its input [B, D], its output [B, D]) of every normalisation that read one vector an image.
         image_size: (height, width) in pixels.
-        inputs: what the backbone read, by name.
+        pixel_values: what the backbone read, [B, channels, height, width].
+        backbone_inputs: what else it read, by name.
     """
 
     features: Tensor
     maps: list[tuple[Tensor, TokenGrid]]
     norms: list[tuple[nn.Module, Tensor, Tensor]]
     image_size: tuple[int, int]
-    inputs: dict[str, Any]
+    pixel_values: Tensor
+    backbone_inputs: dict[str, Tensor | bool | None]
 
 
 @dataclass
@@ -47,11 +50,11 @@ class _Recorder:
     batch_size: int
     widths: set[int]
     image_size: tuple[int, int]
-    config: Any
+    config: PretrainedConfig
     maps: dict[tuple[int, torch.Size], tuple[Tensor, TokenGrid]] = field(default_factory=dict)
     norms: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         tensor = _main_tensor(output)
         if tensor is None or tensor.ndim < 2 or len(tensor) != self.batch_size:
             return
@@ -70,7 +73,9 @@ class _Recorder:
             del self.maps[next(iter(self.maps))]
 
 
-def trace_features(model: Any, pixel_values: Tensor, **backbone_inputs: Any) -> FeatureTrace:
+def trace_features(
+    model: BNDLPreTrainedModel, pixel_values: Tensor, **backbone_inputs: Tensor | bool | None
+) -> FeatureTrace:
     """Run the backbone of a BNDL model once and keep what its features were made from.
 
     Args:
@@ -91,11 +96,11 @@ def trace_features(model: Any, pixel_values: Tensor, **backbone_inputs: Any) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    inputs = {"pixel_values": pixel_values, **backbone_inputs}
-    return FeatureTrace(features, list(recorder.maps.values()), recorder.norms, image_size, inputs)
+    maps = list(recorder.maps.values())
+    return FeatureTrace(features, maps, recorder.norms, image_size, pixel_values, backbone_inputs)
 
 
-def _main_tensor(output: Any) -> Tensor | None:
+def _main_tensor(output: object) -> Tensor | None:
     """The hidden state among a module's outputs, which comes first."""
     while not isinstance(output, Tensor) and isinstance(output, tuple | list | Mapping) and output:
         output = next(iter(output.values() if isinstance(output, Mapping) else output))

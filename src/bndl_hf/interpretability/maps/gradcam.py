@@ -8,7 +8,6 @@ is exact where the features are an average; this is for comparison, and for all 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +16,16 @@ from torch import Tensor
 from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, largest_parts
 from bndl_hf.interpretability.maps.token_grid import token_grid
 from bndl_hf.model.evaluation_view import evaluation_view
+from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.model.weibull import WeibullPosterior
 
 
 def gradcam(
-    model: Any,
+    model: BNDLPreTrainedModel,
     pixel_values: Tensor,
     target: Tensor | int | None = None,
     factor: Tensor | int | None = None,
-    **backbone_inputs: Any,
+    **backbone_inputs: Tensor | bool | None,
 ) -> Tensor:
     """Grad-CAM at the image's size, each image's largest value 1.
 
@@ -71,7 +71,10 @@ def gradcam(
 
 
 def gradcam_on_grid(
-    model: Any, coefficients: Callable[[WeibullPosterior], Tensor], pixel_values: Tensor, **backbone_inputs: Any
+    model: BNDLPreTrainedModel,
+    coefficients: Callable[[WeibullPosterior], Tensor],
+    pixel_values: Tensor,
+    **backbone_inputs: Tensor | bool | None,
 ) -> Tensor:
     """Grad-CAM of k sums of factor scores per image, on the grid of the hidden state, [B, k, h, w] >= 0, any scale.
 
@@ -90,7 +93,7 @@ def gradcam_on_grid(
         pixel_values = pixel_values.detach().clone().requires_grad_()  # a frozen backbone has no other gradient
         output = model._run_backbone(pixel_values, output_hidden_states=True, **backbone_inputs)
         with torch.autocast(device_type=device_type, enabled=False):
-            scores = layer.score_posterior(output.logits)
+            scores = layer.score_posterior(output["logits"])
             with torch.no_grad():
                 sums = coefficients(scores)
             values = torch.einsum("bkf,bf->k", sums, scores.mean)  # images do not see each other: their sum will do

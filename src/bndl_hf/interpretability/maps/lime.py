@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, largest_parts
 from bndl_hf.model.evaluation_view import evaluation_view
+from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.model.weibull import WeibullPosterior
 
 # Width of the exponential kernel on the cosine distance of which super-pixels are shown: Ribeiro et al.'s for images.
@@ -52,7 +53,7 @@ class LimeExplanation:
 
 
 def lime_factor(
-    model: Any,
+    model: BNDLPreTrainedModel,
     image: Tensor,
     factor: int | None = None,
     seed: int = 0,
@@ -154,7 +155,7 @@ def _captum() -> tuple[Any, Any]:
     return Lime, SkLearnRidge
 
 
-def _score_posterior(model: Any, images: Tensor) -> WeibullPosterior:
+def _score_posterior(model: BNDLPreTrainedModel, images: Tensor) -> WeibullPosterior:
     """q(theta | h) of a batch of images."""
     features = model.extract_features(images)
     with torch.autocast(device_type=images.device.type, enabled=False):
@@ -167,7 +168,7 @@ def _proximity(shown: Tensor) -> Tensor:
     return torch.exp(-distance.square() / (2 * _KERNEL_WIDTH**2))
 
 
-def _factor_and_score(model: Any, images: Tensor, factor: int | None) -> tuple[int, Tensor]:
+def _factor_and_score(model: BNDLPreTrainedModel, images: Tensor, factor: int | None) -> tuple[int, Tensor]:
     """The factor to explain and its score of the whole image, which is above zero."""
     layer = model.decision_layer
     posterior = _score_posterior(model, images)

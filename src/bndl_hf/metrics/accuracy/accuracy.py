@@ -1,11 +1,11 @@
 """Share of images whose most probable class is the true one: `bndl_hf.uncertainty.accuracy` as an `evaluate` module."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 import evaluate
 
-from bndl_hf.metrics.columns import as_probs, as_tensor
+from bndl_hf.metrics.columns import Column, as_probs, as_tensor
 from bndl_hf.uncertainty import accuracy
 
 _DESCRIPTION = "Share of images whose most probable class is the true one."
@@ -25,7 +25,7 @@ Examples:
 class Accuracy(evaluate.Metric):
     """Accuracy from probabilities, logits or classes."""
 
-    example: ClassVar[dict[str, Any]] = {"predictions": [[0.9, 0.1], [0.4, 0.6]], "references": [0, 0]}
+    example: ClassVar[dict[str, object]] = {"predictions": [[0.9, 0.1], [0.4, 0.6]], "references": [0, 0]}
 
     def _info(self) -> evaluate.MetricInfo:
         label = datasets.Value("int64")
@@ -40,7 +40,9 @@ class Accuracy(evaluate.Metric):
             ],
         )
 
-    def _compute(self, predictions: Any, references: Any, from_logits: bool = False, **_: Any) -> dict[str, float]:
+    def _compute(
+        self, predictions: Column, references: Column, from_logits: bool = False, **_: object
+    ) -> dict[str, float]:
         labels = as_tensor(references, "references")
         classes = as_tensor(predictions, "predictions")
         if classes.ndim == 1:

@@ -1,11 +1,11 @@
 """Selective prediction of `bndl_hf.uncertainty` as an `evaluate` module: the area under the risk-coverage curve."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 import evaluate
 
-from bndl_hf.metrics.columns import as_probs, as_tensor
+from bndl_hf.metrics.columns import Column, as_probs, as_tensor
 from bndl_hf.uncertainty import (
     area_under_risk_coverage,
     coverage_at_risk,
@@ -53,7 +53,7 @@ Examples:
 class AreaUnderRiskCoverage(evaluate.Metric):
     """Risk and coverage from probabilities, logits or confidences."""
 
-    example: ClassVar[dict[str, Any]] = {
+    example: ClassVar[dict[str, object]] = {
         "predictions": [[0.9, 0.1], [0.7, 0.3], [0.4, 0.6]],
         "references": [0, 1, 1],
         "risk": 0.1,
@@ -75,12 +75,12 @@ class AreaUnderRiskCoverage(evaluate.Metric):
 
     def _compute(
         self,
-        predictions: Any,
-        references: Any,
+        predictions: Column,
+        references: Column,
         risk: float | None = None,
         coverage: float | None = None,
         from_logits: bool = False,
-        **_: Any,
+        **_: object,
     ) -> dict[str, float]:
         confidence, correct = as_tensor(predictions, "predictions"), as_tensor(references, "references")
         if confidence.ndim > 1:

@@ -1,11 +1,11 @@
 """The Brier score of `bndl_hf.uncertainty` and its parts as an `evaluate` module."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 import evaluate
 
-from bndl_hf.metrics.columns import as_probs, as_tensor
+from bndl_hf.metrics.columns import Column, as_probs, as_tensor
 from bndl_hf.uncertainty import brier_decomposition, brier_score
 
 _DESCRIPTION = (
@@ -51,7 +51,11 @@ Examples:
 class BrierScore(evaluate.Metric):
     """Brier score and its parts from probabilities or logits."""
 
-    example: ClassVar[dict[str, Any]] = {"predictions": [[0.9, 0.1], [0.4, 0.6]], "references": [0, 0], "num_bins": 15}
+    example: ClassVar[dict[str, object]] = {
+        "predictions": [[0.9, 0.1], [0.4, 0.6]],
+        "references": [0, 0],
+        "num_bins": 15,
+    }
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -67,7 +71,7 @@ class BrierScore(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: Any, references: Any, num_bins: int = 15, from_logits: bool = False, **_: Any
+        self, predictions: Column, references: Column, num_bins: int = 15, from_logits: bool = False, **_: object
     ) -> dict[str, float]:
         probs, labels = as_probs(predictions, from_logits), as_tensor(references, "references")
         parts = brier_decomposition(probs, labels, num_bins)

@@ -1,11 +1,11 @@
 """Calibration errors of `bndl_hf.uncertainty` as an `evaluate` module."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 import evaluate
 
-from bndl_hf.metrics.columns import as_probs, as_tensor
+from bndl_hf.metrics.columns import Column, as_probs, as_tensor
 from bndl_hf.uncertainty import adaptive_calibration_error, calibration_bins, classwise_calibration_error
 
 _DESCRIPTION = (
@@ -43,7 +43,7 @@ Examples:
 class ExpectedCalibrationError(evaluate.Metric):
     """Calibration errors from probabilities or logits."""
 
-    example: ClassVar[dict[str, Any]] = {
+    example: ClassVar[dict[str, object]] = {
         "predictions": [[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]],
         "references": [0, 1, 1],
         "num_bins": 15,
@@ -64,7 +64,7 @@ class ExpectedCalibrationError(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: Any, references: Any, num_bins: int = 15, from_logits: bool = False, **_: Any
+        self, predictions: Column, references: Column, num_bins: int = 15, from_logits: bool = False, **_: object
     ) -> dict[str, float]:
         probs, labels = as_probs(predictions, from_logits), as_tensor(references, "references")
         bins = calibration_bins(probs, labels, num_bins)

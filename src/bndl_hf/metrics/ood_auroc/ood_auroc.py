@@ -1,11 +1,11 @@
 """Out-of-distribution detection of `bndl_hf.uncertainty` as an `evaluate` module."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 import evaluate
 
-from bndl_hf.metrics.columns import as_probs, as_tensor
+from bndl_hf.metrics.columns import Column, as_probs, as_tensor
 from bndl_hf.uncertainty import ood_aupr, ood_auroc, ood_fpr95
 from bndl_hf.uncertainty.validation import check_probs
 
@@ -43,7 +43,7 @@ Examples:
 class OodAuroc(evaluate.Metric):
     """Out-of-distribution detection from scores, probabilities or logits."""
 
-    example: ClassVar[dict[str, Any]] = {
+    example: ClassVar[dict[str, object]] = {
         "predictions": [0.1, 0.2, 0.3, 0.8, 0.5, 0.9],
         "references": [0, 0, 0, 0, 1, 1],
     }
@@ -63,7 +63,7 @@ class OodAuroc(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: Any, references: Any, positive: str = "out", from_logits: bool = False, **_: Any
+        self, predictions: Column, references: Column, positive: str = "out", from_logits: bool = False, **_: object
     ) -> dict[str, float]:
         is_out = as_tensor(references, "references")
         if sorted(is_out.unique().tolist()) != [0, 1]:

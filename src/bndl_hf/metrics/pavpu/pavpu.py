@@ -1,12 +1,11 @@
 """PAvPU of `bndl_hf.uncertainty` as an `evaluate` module, from p-values or from posterior draws."""
 
 from dataclasses import asdict
-from typing import Any
 
 import datasets
 import evaluate
 
-from bndl_hf.metrics.columns import as_probs, as_tensor
+from bndl_hf.metrics.columns import Column, as_probs, as_tensor
 from bndl_hf.uncertainty import pavpu, pavpu_from_p_value
 from bndl_hf.uncertainty.validation import check_probs
 
@@ -57,7 +56,7 @@ class Pavpu(evaluate.Metric):
     """PAvPU from p-values ("default") or from posterior draws ("draws")."""
 
     @property
-    def example(self) -> dict[str, Any]:
+    def example(self) -> dict[str, object]:
         """Two images as this configuration takes them."""
         if self.config_name == "draws":
             draws = [[[3.0, 0.0], [2.5, 0.0], [3.2, 0.0]], [[0.2, 0.0], [-0.1, 0.0], [0.1, 0.0]]]
@@ -85,16 +84,16 @@ class Pavpu(evaluate.Metric):
 
     def _compute(
         self,
-        predictions: Any,
-        references: Any,
-        p_value: Any = None,
+        predictions: Column,
+        references: Column,
+        p_value: Column = (),
         threshold: float = 0.05,
         test: str | None = None,
         values: str = "logits",
         num_samples: int | None = None,
         from_logits: bool = False,
-        **_: Any,
-    ) -> dict[str, Any]:
+        **_: object,
+    ) -> dict[str, object]:
         labels = as_tensor(references, "references")
         if self.config_name == "draws":
             draws = as_tensor(predictions, "predictions", ndim=3).transpose(0, 1)  # [B, S, C] -> [S, B, C]
