@@ -24,6 +24,7 @@ def in_threads(work, count=8):
     errors = []
 
     def guarded(n):
+        torch.set_num_threads(1)  # as the test's own thread: another number may round otherwise
         try:
             work(n)
         except Exception as error:  # noqa: BLE001 - raised below, in the thread of the test
