@@ -287,7 +287,9 @@ def test_an_input_the_backbone_does_not_read_is_an_error_that_says_what_it_reads
     model = model_of("vit")
     images = torch.randn(1, 3, 32, 32)
     for call in (model, model.predict, model.explain, BNDLModel(model.config)):
-        with pytest.raises(TypeError, match="takes no spatial_shapes; it reads pixel_values, interpolate_pos_encoding"):
+        with pytest.raises(
+            TypeError, match="does not read spatial_shapes; it reads pixel_values, interpolate_pos_encoding"
+        ):
             call(images, spatial_shapes=torch.tensor([[2, 2]]))
 
 

@@ -94,8 +94,8 @@ def test_a_batch_of_one_before_a_batch_norm_names_the_way_out(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"num_train_epochs": 3}, "gets 48 optimizer steps, which is few: pass num_train_epochs=12 or a smaller"),
-        ({"max_steps": 10}, "gets 10 optimizer steps, which is few: pass max_steps=200 or a smaller"),
+        ({"num_train_epochs": 3}, "for few optimizer steps (48): pass num_train_epochs=12 or a smaller"),
+        ({"max_steps": 10}, "for few optimizer steps (10): pass max_steps=200 or a smaller"),
         ({"max_steps": 200}, None),
     ],
 )

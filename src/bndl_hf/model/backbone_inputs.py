@@ -142,7 +142,8 @@ def backbone_arguments(
     kind = type(backbone).__name__
     if unknown := sorted(set(arguments) - {*names, *_OPTIONS}):
         raise TypeError(
-            f"{kind} takes no {', '.join(unknown)}; it reads {', '.join(names)}. Pass what its image processor makes."
+            f"{kind} does not read {', '.join(unknown)}; it reads {', '.join(names)}. Pass what its image processor "
+            "makes; while training, remove_unused_columns=True leaves out other columns."
         )
     if "spatial_shapes" in names and "spatial_shapes" not in arguments:
         raise ValueError(

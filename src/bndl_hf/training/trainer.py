@@ -211,7 +211,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             if self.args.max_steps <= 0:
                 wanted = f"num_train_epochs={round(epochs * _FEW_STEPS / num_training_steps)}"
             logger.warning(
-                f"The new decision layer gets {num_training_steps} optimizer steps, which is few: pass {wanted} or a "
+                f"The new decision layer is trained for few optimizer steps ({num_training_steps}): pass {wanted} or a "
                 f"smaller per_device_train_batch_size (now {self.args.per_device_train_batch_size}) for about "
                 f"{_FEW_STEPS}."
             )
