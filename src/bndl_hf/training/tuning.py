@@ -100,11 +100,13 @@ def tune_decision_layer(
         )
         return train(features, labels)
     splits = _splits(x, y, held_out, seed)
-    candidates = [_trained(splits, train)]
+    candidates = []
     if reason := _not_convex(config):
         logger.info("Logistic regression is not tried, because %s.", reason)
     else:
         candidates.append(_convex(splits, config))
+    if _is_worth_training(candidates, splits, train):
+        candidates.append(_trained(splits, train))
     for candidate in candidates:
         logger.info(
             "%s: negative log-likelihood %.4f on held-out images with temperature %.2f%s",
@@ -137,6 +139,24 @@ def _is_memorised(x: Tensor, y: Tensor, num_labels: int) -> bool:
 def _trained(splits: Sequence[Split], train: Callable[[Tensor, Tensor], PosteriorHead]) -> Candidate:
     fitted = fit_temperature(*_held_out_predictions(splits, train))
     return Candidate("trained", train, fitted.negative_log_likelihood_after, fitted.temperature, "")
+
+
+def _is_worth_training(
+    candidates: Sequence[Candidate], splits: Sequence[Split], train: Callable[[Tensor, Tensor], PosteriorHead]
+) -> bool:
+    """Successive halving: trained layers meet all folds only where they win on the first one."""
+    if not candidates or len(splits) == 1:
+        return True
+    rival, trained = (
+        fit_temperature(*_held_out_predictions(splits[:1], fit)).negative_log_likelihood_after
+        for fit in (candidates[0].fit, train)
+    )
+    if trained >= rival:
+        logger.info(
+            "trained: negative log-likelihood %.4f on the first of %d folds, %s %.4f; it is left out.",
+            *(trained, len(splits), candidates[0].name, rival),
+        )
+    return trained < rival
 
 
 def _held_out_predictions(
@@ -180,8 +200,13 @@ def _convex(splits: Sequence[Split], config: BNDLConfig) -> Candidate:
         regression = fit_logistic_regression(x, y, C, multiple * D, power)
         return layer_from_regression(config, regression, x, variance_scale)
 
-    # A diagonal posterior takes what the features share for uncertainty of each of them, so its size is measured.
-    fitted = fit_temperature(*_held_out_predictions(splits, fit), variance_scale=None)
+    # A diagonal posterior takes what the features share for uncertainty of each of them, so its size is measured. It is
+    # one more number than a temperature, and has to pay for itself (Akaike 1974): one nat over all held-out rows.
+    prediction, truth = _held_out_predictions(splits, fit)
+    fitted, certain = (fit_temperature(prediction, truth, variance_scale=scale) for scale in (None, 0.0))
+    gain = certain.negative_log_likelihood_after - fitted.negative_log_likelihood_after
+    if gain * len(truth) <= 1:
+        fitted = certain
     scale = fitted.variance_scale
     settings = (
         f" (prior precision {multiple:.3g} D, features over spread^{power:g}, variance of loadings times {scale:.3g})"
