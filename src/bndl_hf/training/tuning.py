@@ -43,6 +43,8 @@ NUM_FOLDS = 5
 MAX_ROWS_TO_CROSS_VALIDATE = 5000
 # Classes of training images that lie further apart than this have been learned by heart (feature_statistics.py).
 MEMORISED_SEPARATION = 1.0
+# What the variance of the Laplace posterior is multiplied by; 0 is a point.
+VARIANCE_SCALES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _BISECTIONS = 40
 
 
@@ -195,27 +197,30 @@ def _convex(splits: Sequence[Split], config: BNDLConfig) -> Candidate:
     power = min(found, key=lambda power: found[power][1])
     multiple = found[power][0] if few is splits else choose_strength(splits, C, power)[0]
 
-    def fit(features: Tensor, labels: Tensor, variance_scale: float = 1.0) -> PosteriorHead:
-        x, y = features.float(), labels.long()
-        regression = fit_logistic_regression(x, y, C, multiple * D, power)
-        return layer_from_regression(config, regression, x, variance_scale)
+    def regression(features: Tensor, labels: Tensor) -> LogisticRegression:
+        return fit_logistic_regression(features.float(), labels.long(), C, multiple * D, power)
 
     # A diagonal posterior takes what the features share for uncertainty of each of them, so its size is measured. It is
     # one more number than a temperature, and has to pay for itself (Akaike 1974): one nat over all held-out rows.
-    prediction, truth = _held_out_predictions(splits, fit)
-    fitted, certain = (fit_temperature(prediction, truth, variance_scale=scale) for scale in (None, 0.0))
-    gain = certain.negative_log_likelihood_after - fitted.negative_log_likelihood_after
-    if gain * len(truth) <= 1:
-        fitted = certain
-    scale = fitted.variance_scale
+    fitted = {id(split.features): regression(split.features, split.labels) for split in splits}
+    tried = {}
+    for scale in VARIANCE_SCALES:
+
+        def fit_known(x: Tensor, _: Tensor, scale: float = scale) -> PosteriorHead:
+            return layer_from_regression(config, fitted[id(x)], x, scale)
+
+        tried[scale] = fit_temperature(*_held_out_predictions(splits, fit_known))
+    scale = min(
+        tried, key=lambda scale: tried[scale].negative_log_likelihood_after * tried[scale].num_images + (scale > 0)
+    )
     settings = (
-        f" (prior precision {multiple:.3g} D, features over spread^{power:g}, variance of loadings times {scale:.3g})"
+        f" (prior precision {multiple:.3g} D, features over spread^{power:g}, variance of loadings times {scale:g})"
     )
     return Candidate(
         "logistic regression",
-        lambda features, labels: fit(features, labels, scale),
-        fitted.negative_log_likelihood_after,
-        fitted.temperature,
+        lambda x, y: layer_from_regression(config, regression(x, y), x.float(), scale),
+        tried[scale].negative_log_likelihood_after,
+        tried[scale].temperature,
         settings,
     )
 
