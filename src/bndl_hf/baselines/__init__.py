@@ -1,6 +1,6 @@
 """Decision layers BNDL is compared with, behind the same interface, and the comparison itself."""
 
-from bndl_hf.baselines.classifiers import Classifier, PosteriorClassifier
+from bndl_hf.baselines.classifiers import Classifier, LogProbsClassifier, PosteriorClassifier
 from bndl_hf.baselines.comparison import FeatureTask, current_defaults, judge_head, train_and_judge, train_head
 from bndl_hf.baselines.elastic_net import elastic_net_path
 from bndl_hf.baselines.heads import HEADS, DenseDecisionLayer, Head, make_head
@@ -15,6 +15,7 @@ __all__ = [
     "FeatureTask",
     "Head",
     "LaplaceClassifier",
+    "LogProbsClassifier",
     "LogisticFit",
     "PosteriorClassifier",
     "VariationalLastLayer",

@@ -1,4 +1,4 @@
-"""What a comparison needs of any head: log-probabilities and a temperature; out-of-distribution scores; its weights.
+"""What a comparison needs of any head: probabilities, a temperature, out-of-distribution scores, how many weights.
 
 A `PosteriorHead` is judged through `PosteriorClassifier`; heads of other kinds (laplace.py, variational_last_layer.py)
 say their log-probabilities, and the rest follows.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
-import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -23,7 +22,7 @@ class Classifier(ABC):
     """A trained head as a comparison sees it.
 
     Attributes:
-        temperature: T, by which log-probabilities are divided before they are normalised again; 1 leaves them.
+        temperature: T, 1 until one is fitted.
         weights_per_class: how many numbers a class is decided by, on average.
         density: share of the weights that are not zero, a fraction in [0, 1].
     """
@@ -33,23 +32,36 @@ class Classifier(ABC):
     density: float = 1.0
 
     @abstractmethod
-    def log_probs(self, features: Tensor) -> Tensor:
-        """log p of features [B, D] as the head was trained, [B, C], rows normalised."""
-
     def probs(self, features: Tensor) -> Tensor:
         """Predictive probabilities of features [B, D] at this temperature, [B, C]."""
-        return (self.log_probs(features) / self.temperature).softmax(dim=-1)
 
+    @abstractmethod
     def fit_temperature(self, features: Tensor, labels: Tensor) -> float:
-        """Set the temperature of least negative log-likelihood on held-out rows (Guo et al. 2017, arXiv:1706.04599).
+        """Set the temperature of least negative log-likelihood on held-out rows, and return it.
 
         Args:
             features: [N, D].
             labels: [N].
-
-        Returns:
-            T, in [0.05, 20].
         """
+
+    @abstractmethod
+    def ood_scores(self, features: Tensor) -> dict[str, Tensor]:
+        """Scores of features [B, D], each [B], higher where an image lies farther out."""
+
+
+class LogProbsClassifier(Classifier):
+    """A head that is known by its log-probabilities; a temperature divides them before they are normalised again."""
+
+    @abstractmethod
+    def log_probs(self, features: Tensor) -> Tensor:
+        """log p of features [B, D] as the head was trained, [B, C], rows normalised."""
+
+    def probs(self, features: Tensor) -> Tensor:
+        """softmax(log p / T), [B, C]."""
+        return (self.log_probs(features) / self.temperature).softmax(dim=-1)
+
+    def fit_temperature(self, features: Tensor, labels: Tensor) -> float:
+        """Temperature scaling (Guo et al. 2017, arXiv:1706.04599): T in [0.05, 20]."""
         log_probs = self.log_probs(features).double()
         truth = labels.long()[:, None]
 
@@ -60,11 +72,11 @@ class Classifier(ABC):
         bounds = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
         # Convex in 1 / T: one minimum, wherever the search starts.
         found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-        self.temperature = float(np.exp(found.x))
+        self.temperature = math.exp(found.x)
         return self.temperature
 
     def ood_scores(self, features: Tensor) -> dict[str, Tensor]:
-        """Scores of features [B, D], each [B], higher where an image lies farther out."""
+        """One minus the largest probability, and the entropy in nats."""
         probs = self.probs(features)
         return {"max_probability": 1 - probs.amax(dim=-1), "entropy": torch.special.entr(probs).sum(dim=-1)}
 
@@ -82,10 +94,6 @@ class PosteriorClassifier(Classifier):
         self.layer, self.method, self.seed = layer, method, seed
         self.density = layer.sparsity()
         self.weights_per_class = self.density * layer.raw_loadings.shape[0]
-
-    def log_probs(self, features: Tensor) -> Tensor:
-        """log p at the layer's temperature."""
-        return self.probs(features).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def probs(self, features: Tensor) -> Tensor:
         """Probabilities of the predictive, [B, C]."""

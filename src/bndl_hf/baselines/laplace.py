@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from bndl_hf.baselines.classifiers import Classifier
+from bndl_hf.baselines.classifiers import LogProbsClassifier
 from bndl_hf.baselines.logistic import LogisticFit
 from bndl_hf.uncertainty import negative_log_likelihood
 
@@ -23,7 +23,7 @@ PRIOR_PRECISIONS = (*(10.0**power for power in range(-3, 7)), math.inf)
 _ROWS = 4096
 
 
-class LaplaceClassifier(Classifier):
+class LaplaceClassifier(LogProbsClassifier):
     """Last-layer Laplace of a logistic regression.
 
     Args:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from bndl_hf.baselines.classifiers import Classifier
+from bndl_hf.baselines.classifiers import LogProbsClassifier
 from bndl_hf.uncertainty import negative_log_likelihood
 
 # Numbers of a dense posterior's factors; beyond it the covariance is diagonal.
@@ -22,7 +22,7 @@ _ROWS = 1024
 _BATCH_SIZE = 512
 
 
-class VariationalLastLayer(Classifier):
+class VariationalLastLayer(LogProbsClassifier):
     """The VBLL head, trained; of all its passes the one that does best on held-out rows.
 
     Args:
