@@ -169,7 +169,7 @@ def _halves(first: int) -> tuple[slice, slice]:
 
 def _of_classes(features: Tensor, labels: Tensor, classes: list[int]) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Rows of `classes`, numbered by their place in it, and which rows they are."""
-    places = labels.new_full((int(max(labels.max(), max(classes))) + 1,), -1)
+    places = labels.new_full((max(int(labels.max()), *classes) + 1,), -1)
     places[classes] = torch.arange(len(classes))
     kept = (places[labels] >= 0).nonzero().flatten()
     return (features[kept], places[labels[kept]]), kept

@@ -115,7 +115,9 @@ class ColumnsArguments(Arguments):
 def fit_bndl(task: FeatureTask, seed: int) -> PosteriorClassifier:
     """This library's head as `fit_decision_layer` gives it, tuned on the choosing rows."""
     config = BNDLConfig(feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
-    held_out = {"eval_features": task.choosing[0], "eval_labels": task.choosing[1], "tune": True} if can_tune() else {}
+    held_out: dict[str, Any] = (
+        {"eval_features": task.choosing[0], "eval_labels": task.choosing[1], "tune": True} if can_tune() else {}
+    )
     return PosteriorClassifier(fit_decision_layer(*task.train, config, seed=seed, disable_tqdm=True, **held_out))
 
 
@@ -219,7 +221,7 @@ def available(arguments: RunArguments) -> dict[str, Declaration]:
         missing = [file for file in task.files() if not Path(arguments.features_dir, file).is_file()]
         if missing:
             print(
-                f"{name} is skipped: {arguments.features_dir} lacks {', '.join(missing)}; see --help for how it is made."
+                f"{name} is skipped: {arguments.features_dir} lacks {', '.join(missing)}; --help says how to make it."
             )
             continue
         found[name] = task

@@ -1,4 +1,4 @@
-"""Last-layer Laplace: a Gaussian around the MAP weights of logistic regression (Daxberger et al. 2021, arXiv:2106.14806).
+"""Last-layer Laplace (Daxberger et al. 2021, arXiv:2106.14806): a Gaussian around logistic regression's MAP weights.
 
 The precision is the generalised Gauss-Newton matrix of the training rows plus that of the prior, whole where the layer
 is small, else its Kronecker factors (Ritter et al. 2018); the predictive is the mean-field (probit) approximation of
@@ -119,7 +119,7 @@ def gauss_newton(inputs: Tensor, probs: Tensor) -> Tensor:
     whole = inputs.new_empty(C, D, C, D)
     for c in range(C):
         for other in range(c, C):
-            weight = probs[:, c] * ((c == other) - probs[:, other])
+            weight = probs[:, c] * (float(c == other) - probs[:, other])
             block = (inputs * weight[:, None]).T @ inputs
             whole[c, :, other], whole[other, :, c] = block, block
     return whole.reshape(C * D, C * D)

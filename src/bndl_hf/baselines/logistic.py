@@ -75,7 +75,7 @@ def logistic_regression(
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise ImportError('Logistic regression needs scikit-learn; install "bndl-hf[baselines]".') from error
-    N, D = features.shape
+    D = features.shape[1]
     C = int(max(labels.max(), eval_labels.max())) + 1
     if missing := sorted(set(range(C)) - set(labels.tolist())):
         raise ValueError(f"No training row has class {', '.join(map(str, missing))}; every class of {C} needs one.")

@@ -1,4 +1,4 @@
-"""Variational Bayesian last layers (Harrison, Willes and Snoek 2024, arXiv:2404.11599), as the authors' package has them.
+"""Variational Bayesian last layers (Harrison, Willes and Snoek 2024, arXiv:2404.11599) of the authors' package.
 
 Its discriminative classification layer on standardised features: a Gaussian posterior over the weights, trained with
 the authors' Jensen bound, KL at 1/N.
@@ -16,7 +16,7 @@ from bndl_hf.baselines.classifiers import LogProbsClassifier
 from bndl_hf.uncertainty import negative_log_likelihood
 
 # Numbers of a dense posterior's factors; beyond it the covariance is diagonal.
-_LARGEST_DENSE = 1_000_000
+_LARGEST_DENSE = 100_000
 _NUM_DRAWS = 100
 _ROWS = 1024
 _BATCH_SIZE = 512
@@ -48,7 +48,8 @@ class VariationalLastLayer(LogProbsClassifier):
         learning_rate: float = 3e-3,
     ) -> None:
         try:
-            from vbll import DiscClassification
+            from vbll.layers import DiscClassification
+            from vbll.utils.distributions import Normal
         except ImportError as error:
             raise ImportError('Variational last layers need vbll; install "bndl-hf[benchmarks]".') from error
         torch.manual_seed(seed)
@@ -57,7 +58,20 @@ class VariationalLastLayer(LogProbsClassifier):
         self.seed, self.weights_per_class = seed, float(D)
         self.mean, self.std = features.float().mean(0), features.float().std(0).clamp_min(1e-6)
         parameterization = "dense" if C * D * D <= _LARGEST_DENSE else "diagonal"
-        self.layer = DiscClassification(
+
+        class Layer(DiscClassification):
+            """The package's, with its [B, C, D] product of features and covariances written as a matrix product."""
+
+            def logit_predictive(self, x: Tensor) -> Normal:
+                """l ~ N(W x, x^T Cov[W_c] x + noise), [B, C]."""
+                weights, noise = self.W(), self.noise()
+                if parameterization == "diagonal":
+                    variance = x.square() @ weights.var.T
+                else:  # |L_c^T x|^2
+                    variance = torch.einsum("bd,cde->bce", x, weights.chol_covariance).square().sum(dim=-1)
+                return Normal(x @ weights.mean.T, (variance + noise.var).sqrt())
+
+        self.layer = Layer(
             D, C, regularization_weight=1 / N, parameterization=parameterization, prior_scale=1.0, wishart_scale=0.1
         )
         optimizer = torch.optim.AdamW(self.layer.parameters(), lr=learning_rate, weight_decay=1e-4)
