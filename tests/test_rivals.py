@@ -119,8 +119,7 @@ def test_far_from_the_data_laplace_is_less_sure_than_its_head(fit):
 
 
 def test_a_temperature_of_log_probabilities_is_that_of_the_logits(fit):
-    features, labels = clusters(120)
-    held_out = clusters(90, seed=1)
+    features, held_out = clusters(120)[0], clusters(90, seed=1)
     own = LaplaceClassifier(fit, features, *held_out)
     own._set_precision(math.inf)  # the logistic regression itself, by its log-probabilities
     theirs = PosteriorClassifier(fit.layer)

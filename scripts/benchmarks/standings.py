@@ -20,6 +20,7 @@ ENTRIES = {
     "dense + T": ("dense", "tempered_"),
     "logreg + T": ("logreg", "tempered_"),
     "VBLL": ("vbll", ""),
+    "VBLL + T": ("vbll", "tempered_"),
     "Laplace": ("laplace", ""),
     "released": ("released", ""),
     "elastic net + T": ("elastic_net", "tempered_"),
