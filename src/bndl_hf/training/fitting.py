@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,10 @@ from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
 from bndl_hf.training.features import FeatureDataset, keep_batch
 from bndl_hf.training.trainer import BNDLTrainer
+from bndl_hf.training.tuning import tune_decision_layer
+
+# Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
+MIN_STEPS = 400
 
 
 def fit_decision_layer(
@@ -25,6 +30,7 @@ def fit_decision_layer(
     config: BNDLConfig,
     *,
     layer: PosteriorHead | None = None,
+    tune: bool = False,
     eval_features: Tensor | None = None,
     eval_labels: Tensor | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -37,7 +43,10 @@ def fit_decision_layer(
         labels: [N], in 0 .. C - 1.
         config: `feature_dim` must be D.
         layer: continue with this layer (one that was warm-started, say); default: a new one.
-        eval_features, eval_labels: held-out rows to judge on while training.
+        tune: compare the layer that training makes with the non-negative equivalent of L2 logistic regression on
+            held-out rows, keep the better one and give it the temperature of those rows (tuning.py). The rows are
+            `eval_features`, or folds of the training rows. The log says what was tried.
+        eval_features, eval_labels: held-out rows to judge on while training, or to tune on.
         callbacks: of the Trainer.
         **training_arguments: fields of `BNDLTrainingArguments`; the defaults here are those of HEAD_DEFAULTS.
 
@@ -45,7 +54,8 @@ def fit_decision_layer(
         The layer, in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: for shapes that do not fit, labels out of range, NaN features, or thresholds that leave no factor.
+        ValueError: for shapes that do not fit, labels out of range, NaN features, or thresholds that leave no factor;
+            for `tune` with a `layer` to continue with, or with too few images to hold any out.
 
     Example:
         >>> config = BNDLConfig(feature_dim=64, num_labels=10)
@@ -54,14 +64,49 @@ def fit_decision_layer(
         torch.Size([3, 10])
     """
     train_dataset = FeatureDataset(features, labels)
-    eval_dataset = None
+    held_out = None
     if (eval_features is None) != (eval_labels is None):
         raise ValueError("eval_features and eval_labels belong together; pass both or neither.")
     if eval_features is not None and eval_labels is not None:
-        eval_dataset = FeatureDataset(eval_features, eval_labels)
-        training_arguments.setdefault("eval_strategy", "epoch")
+        held_out = FeatureDataset(eval_features, eval_labels)
+    if tune:
+        if layer is not None:
+            raise ValueError("tune=True makes layers of its own, so `layer` would be ignored; pass one of them.")
+        check = BNDLDecisionLayer(config)
+        for dataset in (train_dataset, held_out):
+            if dataset is not None:
+                check.check_inputs(dataset.features, dataset.labels)
+
+        def train(features: Tensor, labels: Tensor) -> PosteriorHead:
+            arguments = {**_enough_steps(len(labels), training_arguments), **training_arguments}
+            return _train(FeatureDataset(features, labels), config, None, None, callbacks, arguments)
+
+        rows = None if held_out is None else (held_out.features, held_out.labels)
+        seed = int(training_arguments.get("seed", BNDLTrainingArguments.seed))
+        return tune_decision_layer(train_dataset.features, train_dataset.labels, config, train, rows, seed)
+    return _train(train_dataset, config, layer, held_out, callbacks, training_arguments)
+
+
+def _enough_steps(num_images: int, training_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Epochs for few images, where none were asked for: held-out rows say whether so many did good."""
+    if training_arguments.keys() & {"num_train_epochs", "max_steps"}:
+        return {}
+    batch = training_arguments.get("per_device_train_batch_size", HEAD_DEFAULTS["per_device_train_batch_size"])
+    steps_an_epoch = math.ceil(num_images / batch)
+    return {"num_train_epochs": max(HEAD_DEFAULTS["num_train_epochs"], math.ceil(MIN_STEPS / steps_an_epoch))}
+
+
+def _train(
+    train_dataset: FeatureDataset,
+    config: BNDLConfig,
+    layer: PosteriorHead | None,
+    eval_dataset: FeatureDataset | None,
+    callbacks: Sequence[TrainerCallback],
+    training_arguments: dict[str, Any],
+) -> PosteriorHead:
     with tempfile.TemporaryDirectory() as scratch:
-        values = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **training_arguments}
+        evaluates = {} if eval_dataset is None else {"eval_strategy": "epoch"}
+        values = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **evaluates, **training_arguments}
         arguments = BNDLTrainingArguments(**values)
         torch.manual_seed(arguments.seed)
         layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer

@@ -5,7 +5,7 @@ Read recalibration.py, conformal.py and abstention.py for the fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -66,13 +66,22 @@ def collect_predictions(
                     "pixel_values, fit."
                 )
             prediction = model.predict(main, **inputs, **predict_arguments)
-            predictions.append({name: _on_cpu(getattr(prediction, name)) for name in _FIELDS})
+            on_cpu: dict[str, Any] = {name: _on_cpu(getattr(prediction, name)) for name in _FIELDS}
+            predictions.append(BNDLPrediction(**on_cpu))
             truths.append(truth.cpu())
             bar.update(len(truths[-1]))
     if not predictions:
         raise ValueError("data holds no batch; pass at least one held-out image.")
-    joined = {name: _joined(name, [part[name] for part in predictions]) for name in _FIELDS}
-    return BNDLPrediction(**joined), torch.cat(truths)
+    return join_predictions(predictions), torch.cat(truths)
+
+
+def join_predictions(parts: Sequence[BNDLPrediction]) -> BNDLPrediction:
+    """Predictions for several batches, or of several models for images of their own, as one.
+
+    Args:
+        parts: at least one, on one device; what any of them lacks (prediction sets, say) the whole lacks too.
+    """
+    return BNDLPrediction(**{name: _joined(name, [getattr(part, name) for part in parts]) for name in _FIELDS})
 
 
 _FIELDS = tuple(field.name for field in fields(BNDLPrediction))

@@ -1,0 +1,134 @@
+"""The strength of a decision layer from the data: logistic regression beside the trained layer, the better one kept."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bndl_hf import BNDLConfig
+from bndl_hf.model.moments import relative_variance
+from bndl_hf.training import fit_decision_layer
+from bndl_hf.training.logistic_regression import Split, choose_strength, fit_logistic_regression, folds
+from bndl_hf.training.tuning import concentration_of, layer_from_regression
+
+QUICK = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1, "per_device_train_batch_size": 32}
+
+
+def overlapping(count: int, seed: int, signed: bool = False) -> tuple[Tensor, Tensor]:
+    """Three classes half a spread apart in 8 features of spreads from 0.5 to 4."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    x = torch.randn(count, 8, generator=generator) + 1.5 * torch.eye(8)[labels]
+    x = x * torch.linspace(0.5, 4, 8)
+    return (x if signed else x.clamp_min(0)), labels
+
+
+def config(**values: Any) -> BNDLConfig:
+    return BNDLConfig(feature_dim=8, num_labels=3, **values)
+
+
+def test_logistic_regression_is_that_of_scikit_learn() -> None:
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    x, y = overlapping(150, seed=0)
+    spread = x.std(0, correction=0)
+    theirs = sklearn.LogisticRegression(C=1 / 4.0, tol=1e-8, max_iter=1000).fit((x / spread).double().numpy(), y)
+    ours = fit_logistic_regression(x, y, 3, precision=4.0, power=1.0)
+    expected = theirs.predict_proba((x / spread).double().numpy())
+    np.testing.assert_allclose(ours.logits(x).softmax(-1).numpy(), expected, atol=2e-4)
+    np.testing.assert_allclose(ours.scale.numpy(), 1 / spread.numpy(), rtol=1e-5)
+
+
+def test_the_path_finds_the_strength_that_every_fit_of_its_own_finds() -> None:
+    split = Split(*overlapping(60, seed=0), *overlapping(300, seed=1))
+    multiples = (10.0, 1.0, 0.1, 0.01)
+    alone = [fit_logistic_regression(split.features, split.labels, 3, m * 8, 0.5) for m in multiples]
+    losses = [F.cross_entropy(r.logits(split.held_features), split.held_labels).item() for r in alone]
+    multiple, loss, logits = choose_strength([split], 3, 0.5, multiples)
+    assert multiple == multiples[int(np.argmin(losses))]
+    assert loss == pytest.approx(min(losses), abs=1e-4)
+    assert logits.shape == (300, 3)
+
+
+def test_folds_hold_every_row_out_once_and_spread_the_classes() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 5 + [2] * 5)
+    splits = folds(torch.arange(20.0)[:, None], labels, 5, seed=0)
+    held = torch.cat([split.held_features for split in splits]).flatten()
+    assert held.sort().values.tolist() == list(range(20))
+    for split in splits:
+        assert split.held_labels.bincount().tolist() == [2, 1, 1]
+        assert not set(split.features.flatten().tolist()) & set(split.held_features.flatten().tolist())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_layer_gives_the_probabilities_of_the_regression(signed: bool) -> None:
+    x, y = overlapping(90, seed=0, signed=signed)
+    regression = fit_logistic_regression(x, y, 3, precision=2.0, power=0.5)
+    layer = layer_from_regression(config(), regression, x, variance_scale=0.0)
+    torch.testing.assert_close(layer.predict(x).probs, regression.logits(x).softmax(-1), atol=1e-5, rtol=0)
+    assert layer.config.num_factors == (16 if signed else 8)
+    assert (layer.factor_loadings >= 0).all()
+
+
+def test_loadings_have_the_variance_of_a_diagonal_laplace_posterior() -> None:
+    x, y = overlapping(90, seed=0)
+    regression = fit_logistic_regression(x, y, 3, precision=2.0, power=1.0)
+    loadings = layer_from_regression(config(), regression, x, variance_scale=0.1).loading_posterior()
+    probs = (x @ regression.weight + regression.bias).softmax(-1).double()
+    for k, c in [(0, 0), (3, 1), (7, 2)]:
+        curvature = sum(x[n, k].double() ** 2 * probs[n, c] * (1 - probs[n, c]) for n in range(90))
+        expected = 0.1 / (2.0 * x[:, k].double().var(correction=0) + curvature)
+        mean = loadings.mean[k, c]
+        assert loadings.variance[k, c].item() == pytest.approx(0.0 if mean == 0 else expected.item(), rel=2e-3)
+
+
+def test_a_concentration_is_found_by_its_relative_variance() -> None:
+    k = torch.tensor([0.4, 1.0, 5.0, 300.0])
+    torch.testing.assert_close(concentration_of(relative_variance(k), 0.3, 1e4), k, rtol=1e-3, atol=0)
+    assert concentration_of(torch.tensor([1e9, 0.0]), 0.3, 1e4).tolist() == pytest.approx([0.3, 1e4])
+
+
+@pytest.mark.parametrize("has_held_out", [False, True])
+def test_a_tuned_layer_is_better_than_one_trained_for_few_steps(has_held_out: bool) -> None:
+    x, y = overlapping(120, seed=0)
+    new, truth = overlapping(600, seed=2)
+    held = dict(zip(("eval_features", "eval_labels"), overlapping(150, seed=1), strict=True)) if has_held_out else {}
+    plain = fit_decision_layer(x, y, config(), **QUICK)
+    tuned, again = (fit_decision_layer(x, y, config(), tune=True, **held, **QUICK) for _ in range(2))
+    loss = F.nll_loss(tuned.predict(new).probs.log(), truth)
+    assert loss < F.nll_loss(plain.predict(new).probs.log(), truth)
+    best = min(
+        F.cross_entropy(fit_logistic_regression(x, y, 3, m * 8).logits(new), truth) for m in (10, 3, 1, 0.3, 0.1, 0.01)
+    )
+    assert loss < 1.05 * best  # of the test rows' own choice
+    assert torch.equal(tuned.raw_loadings, again.raw_loadings)
+    assert tuned.config.temperature == again.config.temperature != 1
+
+
+def test_images_learned_by_heart_are_not_tuned_on(caplog: pytest.LogCaptureFixture) -> None:
+    labels = torch.arange(60) % 3
+    x = 5 * torch.eye(3)[labels].repeat(1, 3)[:, :8] + 0.1 * torch.rand(
+        60, 8, generator=torch.Generator().manual_seed(0)
+    )
+    tuned = fit_decision_layer(x, labels, config(), tune=True, **QUICK)
+    assert torch.equal(tuned.raw_loadings, fit_decision_layer(x, labels, config(), **QUICK).raw_loadings)
+    assert "by heart" in caplog.text
+
+
+def test_what_cannot_be_tuned_is_refused() -> None:
+    x, y = overlapping(30, seed=0)
+    layer = fit_decision_layer(x, y, config(), **QUICK)
+    with pytest.raises(ValueError, match="layers of its own"):
+        fit_decision_layer(x, y, config(), layer=layer, tune=True, **QUICK)
+    with pytest.raises(ValueError, match="has 1 image"):
+        fit_decision_layer(x[:4], y[:4], config(), tune=True, **QUICK)
+    with pytest.raises(ValueError, match=r"labels run from 0 to 2; this model knows 0 to 1"):
+        fit_decision_layer(x, y, BNDLConfig(feature_dim=8, num_labels=2), tune=True, **QUICK)
+
+
+def test_a_configuration_logistic_regression_cannot_have_is_trained(caplog: pytest.LogCaptureFixture) -> None:
+    x, y = overlapping(60, seed=0)
+    tuned = fit_decision_layer(x, y, config(num_factors=5), tune=True, **QUICK)
+    assert tuned.config.num_factors == 5
