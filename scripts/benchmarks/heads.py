@@ -66,7 +66,8 @@ class FeaturesArguments(Arguments):
     model_name_or_path: str = field(metadata={"help": "Hub id or folder of an image classifier."})
     dataset_name: str = field(metadata={"help": "Dataset with a train and a test split, as in finetune.py."})
     ood: list[str] = field(
-        default_factory=list, metadata={"help": "Out-of-distribution datasets (test split), each as NAME=DATASET."}
+        default_factory=list,
+        metadata={"help": "Out-of-distribution datasets, each as NAME=DATASET (its test split) or NAME=DATASET:SPLIT."},
     )
     output: str = field(default="outputs/bench/features.safetensors", metadata={"help": "File to write."})
     batch_size: int = field(default=256, metadata={"help": "Images at a time."})
@@ -122,10 +123,11 @@ def make_features(arguments: FeaturesArguments) -> None:
             disable_tqdm=arguments.quiet,
             report_to="none",
         )
-        sets: list[tuple[str, str, bool]] = [("", arguments.dataset_name, False)]
-        sets += [(name, path, True) for name, path in ood]
-        for name, path, is_ood in sets:
-            dataset = load_image_dataset(DataArguments(dataset_name=path), evaluation_only=is_ood)
+        sets: list[tuple[str, str, str | None, bool]] = [("", arguments.dataset_name, None, False)]
+        sets += [(name, path, split, True) for name, path, split in ood]
+        for name, path, split, is_ood in sets:
+            data = DataArguments(dataset_name=path, test_split=split)
+            dataset = load_image_dataset(data, evaluation_only=is_ood)
             for part in ["test"] if is_ood else ["train", "test"]:
                 rows = dataset.with_pixel_values(part, processor)
                 features = cached_features(model, rows, settings, processor, collate, f"{name or path} ({part})")
@@ -147,12 +149,16 @@ def own_head(model_name_or_path: str) -> dict[str, Tensor]:
     return {"head.weight": head.weight.detach().flatten(1), **bias}
 
 
-def split_ood(entry: str) -> tuple[str, str]:
-    """'NAME=DATASET' as its two parts."""
+def split_ood(entry: str) -> tuple[str, str, str | None]:
+    """'NAME=DATASET:SPLIT' as its parts, SPLIT None where there is none."""
     name, separator, path = entry.partition("=")
+    path, _, split = path.partition(":")
     if not (separator and name and path) or name in ("train", "test", "head"):
-        raise ValueError(f"--ood {entry!r} is not NAME=DATASET with a name of its own; write mnist=ylecun/mnist, say.")
-    return name, path
+        raise ValueError(
+            f"--ood {entry!r} is not NAME=DATASET or NAME=DATASET:SPLIT with a name of its own; write "
+            "mnist=ylecun/mnist, say."
+        )
+    return name, path, split or None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,6 +4,7 @@
 approximate any backbone (Sec. 5.2 and App. A.1 of the paper). `import bndl_hf` does not import this package.
 """
 
+from bndl_hf.interpretability.explanation_length import ExplanationLength, explanation_length
 from bndl_hf.interpretability.gallery import FactorCard, FactorGallery, factor_gallery
 from bndl_hf.interpretability.identifiability import (
     IdentifiabilityCheck,
@@ -33,6 +34,7 @@ from bndl_hf.interpretability.sparsity import SparsityReport, SparsitySweep, spa
 
 __all__ = [
     "ClassMaps",
+    "ExplanationLength",
     "FactorCard",
     "FactorGallery",
     "FactorMaps",
@@ -49,6 +51,7 @@ __all__ = [
     "class_maps",
     "class_probability",
     "denormalized_images",
+    "explanation_length",
     "factor_gallery",
     "factor_maps",
     "factor_purity",

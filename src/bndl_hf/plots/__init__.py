@@ -25,6 +25,7 @@ from .style import (
     UNCERTAIN_COLOR,
     save_figure,
 )
+from .tasks import task_comparison_plot
 from .waterfall import waterfall_plot
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "risk_coverage_plot",
     "save_figure",
     "sparsity_frontier_plot",
+    "task_comparison_plot",
     "uncertainty_histograms",
     "waterfall_plot",
 ]

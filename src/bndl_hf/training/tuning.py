@@ -43,6 +43,8 @@ NUM_FOLDS = 5
 MAX_ROWS_TO_CROSS_VALIDATE = 5000
 # Classes of training images that lie further apart than this have been learned by heart (feature_statistics.py).
 MEMORISED_SEPARATION = 1.0
+# What the variance of the Laplace posterior is multiplied by; 0 is a point.
+VARIANCE_SCALES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _BISECTIONS = 40
 
 
@@ -100,11 +102,13 @@ def tune_decision_layer(
         )
         return train(features, labels)
     splits = _splits(x, y, held_out, seed)
-    candidates = [_trained(splits, train)]
+    candidates = []
     if reason := _not_convex(config):
         logger.info("Logistic regression is not tried, because %s.", reason)
     else:
         candidates.append(_convex(splits, config))
+    if _is_worth_training(candidates, splits, train):
+        candidates.append(_trained(splits, train))
     for candidate in candidates:
         logger.info(
             "%s: negative log-likelihood %.4f on held-out images with temperature %.2f%s",
@@ -137,6 +141,24 @@ def _is_memorised(x: Tensor, y: Tensor, num_labels: int) -> bool:
 def _trained(splits: Sequence[Split], train: Callable[[Tensor, Tensor], PosteriorHead]) -> Candidate:
     fitted = fit_temperature(*_held_out_predictions(splits, train))
     return Candidate("trained", train, fitted.negative_log_likelihood_after, fitted.temperature, "")
+
+
+def _is_worth_training(
+    candidates: Sequence[Candidate], splits: Sequence[Split], train: Callable[[Tensor, Tensor], PosteriorHead]
+) -> bool:
+    """Successive halving: trained layers meet all folds only where they win on the first one."""
+    if not candidates or len(splits) == 1:
+        return True
+    rival, trained = (
+        fit_temperature(*_held_out_predictions(splits[:1], fit)).negative_log_likelihood_after
+        for fit in (candidates[0].fit, train)
+    )
+    if trained >= rival:
+        logger.info(
+            "trained: negative log-likelihood %.4f on the first of %d folds, %s %.4f; it is left out.",
+            *(trained, len(splits), candidates[0].name, rival),
+        )
+    return trained < rival
 
 
 def _held_out_predictions(
@@ -175,22 +197,30 @@ def _convex(splits: Sequence[Split], config: BNDLConfig) -> Candidate:
     power = min(found, key=lambda power: found[power][1])
     multiple = found[power][0] if few is splits else choose_strength(splits, C, power)[0]
 
-    def fit(features: Tensor, labels: Tensor, variance_scale: float = 1.0) -> PosteriorHead:
-        x, y = features.float(), labels.long()
-        regression = fit_logistic_regression(x, y, C, multiple * D, power)
-        return layer_from_regression(config, regression, x, variance_scale)
+    def regression(features: Tensor, labels: Tensor) -> LogisticRegression:
+        return fit_logistic_regression(features.float(), labels.long(), C, multiple * D, power)
 
-    # A diagonal posterior takes what the features share for uncertainty of each of them, so its size is measured.
-    fitted = fit_temperature(*_held_out_predictions(splits, fit), variance_scale=None)
-    scale = fitted.variance_scale
+    # A diagonal posterior takes what the features share for uncertainty of each of them, so its size is measured. It is
+    # one more number than a temperature, and has to pay for itself (Akaike 1974): one nat over all held-out rows.
+    fitted = {id(split.features): regression(split.features, split.labels) for split in splits}
+    tried = {}
+    for scale in VARIANCE_SCALES:
+
+        def fit_known(x: Tensor, _: Tensor, scale: float = scale) -> PosteriorHead:
+            return layer_from_regression(config, fitted[id(x)], x, scale)
+
+        tried[scale] = fit_temperature(*_held_out_predictions(splits, fit_known))
+    scale = min(
+        tried, key=lambda scale: tried[scale].negative_log_likelihood_after * tried[scale].num_images + (scale > 0)
+    )
     settings = (
-        f" (prior precision {multiple:.3g} D, features over spread^{power:g}, variance of loadings times {scale:.3g})"
+        f" (prior precision {multiple:.3g} D, features over spread^{power:g}, variance of loadings times {scale:g})"
     )
     return Candidate(
         "logistic regression",
-        lambda features, labels: fit(features, labels, scale),
-        fitted.negative_log_likelihood_after,
-        fitted.temperature,
+        lambda x, y: layer_from_regression(config, regression(x, y), x.float(), scale),
+        tried[scale].negative_log_likelihood_after,
+        tried[scale].temperature,
         settings,
     )
 
