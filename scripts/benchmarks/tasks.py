@@ -83,6 +83,7 @@ PEOPLE = (
     *("task", "head", "human_entropy_spearman", "human_cross_entropy"),
     *("tempered_human_entropy_spearman", "tempered_human_cross_entropy"),
 )
+TITLE = "Excess NLL over the better of logreg + T and dense + T"
 # Numbers that one strength of the elastic net may touch: N D C a pass.
 _ELASTIC_NET_BUDGET = 5e9
 
@@ -124,8 +125,10 @@ class ColumnsArguments(Arguments):
 def fit_bndl(task: FeatureTask, seed: int) -> PosteriorClassifier:
     """This library's head as `fit_decision_layer` gives it, tuned on the choosing rows."""
     config = BNDLConfig(feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
-    held_out = {"eval_features": task.choosing[0], "eval_labels": task.choosing[1]}
-    layer = fit_decision_layer(*task.train, config, tune=True, seed=seed, disable_tqdm=True, **held_out)
+    features, labels = task.choosing
+    layer = fit_decision_layer(
+        *task.train, config, tune=True, eval_features=features, eval_labels=labels, seed=seed, disable_tqdm=True
+    )
     return PosteriorClassifier(layer)
 
 
@@ -328,7 +331,7 @@ def main(argv: list[str] | None = None) -> None:
         for label, key in (("NLL", "rank_nll"), ("AURC", "rank_aurc"))
     }
     figure = arguments.figure or str(Path(arguments.output).with_suffix(".png"))
-    save_figure(task_comparison_plot(found["tasks"], ratios, ranks), figure)
+    save_figure(task_comparison_plot(found["tasks"], ratios, ranks, title=TITLE), figure)
     print(f"\nFigure: {figure}")
 
 

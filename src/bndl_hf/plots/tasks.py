@@ -69,7 +69,7 @@ def task_comparison_plot(
     _excess_ticks(left, np.concatenate(list(excess.values())))
     left.set_yticks(places, tasks)
     left.set_ylim(len(tasks) - 0.5, -0.5)
-    finish_axes(left, title, "excess, % (below 0: better than the best rival)", "")
+    finish_axes(left, title, "excess, % (below 0: better than the rival)", "")
     first = next(iter(ranks.values()))
     order = sorted(first, key=lambda name: first[name])
     numbers = {name: number for number, name in enumerate(ratios)}
