@@ -1,5 +1,7 @@
 """Weights and scaling of the loss terms (Eqs. 12-13)."""
 
+import math
+
 import pytest
 import torch
 
@@ -27,6 +29,14 @@ def config(**kwargs):
 )
 def test_each_term_has_its_weight_and_scaling(kwargs, kl_scale, expected):
     assert negative_elbo(*TERMS, config(**kwargs), kl_scale).item() == pytest.approx(expected)
+
+
+def test_a_term_of_weight_zero_has_no_part_in_the_loss_or_its_gradient():
+    nll, kl_local, kl_global = (torch.tensor(value, requires_grad=True) for value in (2.0, math.inf, math.inf))
+    loss = negative_elbo(nll, kl_local, kl_global, config(kl_local_weight=0.0))  # N is unknown
+    loss.backward()
+    assert loss.item() == 2.0
+    assert (nll.grad, kl_local.grad, kl_global.grad) == (torch.ones(()), None, None)
 
 
 def test_weighted_and_smoothed_likelihood_by_a_naive_loop():

@@ -50,6 +50,27 @@ def test_logit_and_gap_moments_equal_naive_loops():
         assert (pick(got, top) == 0).all()
 
 
+@pytest.mark.parametrize("width", [5, 1])
+def test_gradients_of_the_gap_moments_are_those_of_finite_differences(width):
+    scores, loadings, bias = reference.random_posteriors(B=3, K=5, C=4, zeros=0)
+    top = torch.tensor([0, 3, 3])
+    inputs = scores.mean, scores.concentration[:, :width], loadings.mean, loadings.concentration, bias
+
+    def moments(mean, k, loading_mean, loading_k, bias):
+        return gap_moments(WeibullPosterior(mean, k), WeibullPosterior(loading_mean, loading_k), bias, top)
+
+    # The derivative of a relative variance is good to 4e-8, that of its series to some 1e-5.
+    assert torch.autograd.gradcheck(moments, [value.clone().requires_grad_() for value in inputs], atol=1e-4)
+
+
+def test_a_score_that_is_not_a_number_is_seen_in_every_gap():
+    scores, loadings, bias = reference.random_posteriors(B=2, K=3, C=3, zeros=0)
+    scores.mean[1, 0] = math.nan
+    mean, variance = gap_moments(scores, loadings, bias, torch.tensor([0, 1]))
+    assert mean.isnan().tolist() == [[False] * 3, [True] * 3]
+    assert variance.isnan().tolist() == [[False] * 3, [True, False, True]]  # zero at the reference
+
+
 def test_one_concentration_per_image_and_per_factor_broadcasts():
     scores, loadings, bias = reference.random_posteriors(B=3, K=4, C=3)
     scores = WeibullPosterior(scores.mean, scores.concentration[:, :1])

@@ -60,6 +60,36 @@ def test_kl_of_a_posterior_is_the_kl_of_its_scale():
     torch.testing.assert_close(posterior.kl(2.0, 0.5, 1e-10), expected)
 
 
+@pytest.mark.parametrize("width", [4, 1])
+def test_gradients_of_the_kl_of_a_posterior_are_those_of_its_formula(width):
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.rand(5, 4, generator=generator).double() * (torch.rand(5, 4, generator=generator) > 0.3)
+    k = 0.2 + 5 * torch.rand(5, width, generator=generator).double()
+    weights = torch.randn(5, 4, generator=generator).double()
+    assert (WeibullPosterior(mean, k).scale < 0.1).any()  # some are held by the floor
+    gradients = []
+    for is_formula in (False, True):
+        posterior = WeibullPosterior(mean.clone().requires_grad_(), k.clone().requires_grad_())
+        kl = posterior.kl(5.0, 4.0, 0.1)
+        if is_formula:
+            formula = kl_weibull_gamma(posterior.scale, posterior.concentration, 5.0, 4.0, 0.1)
+            torch.testing.assert_close(kl, formula)
+            kl = formula
+        gradients.append(torch.autograd.grad((weights * kl).sum(), (posterior.mean, posterior.concentration)))
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_gradients_of_the_kl_of_a_posterior_are_those_of_finite_differences():
+    mean, k = float64([[0.4, 2.0, 1e-3]]).requires_grad_(), float64([[0.5], [3.0]]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda mean, k: WeibullPosterior(mean, k).kl(2.5, 3.0, 0.01), (mean, k))
+
+
+def test_kl_of_a_posterior_keeps_a_nan():
+    posterior = WeibullPosterior(torch.tensor([math.nan, 1.0]), torch.tensor([1.0, math.nan]))
+    assert posterior.kl(1.0, 1.0, 0.1).isnan().all()
+
+
 def test_kl_of_a_zero_mean_is_that_of_the_scale_floor_less_its_mean():
     # A zero costs what the logarithm of the floor costs; the floor's own mean, 1e-6 Gamma(1 + 1/k), is not charged.
     posterior = WeibullPosterior(torch.zeros(1).double(), float64([2.0]))

@@ -133,7 +133,8 @@ class BNDLDecisionLayer(PosteriorHead):
     def _concentration(self, raw: Tensor) -> Tensor:
         """k = softplus(raw) + floor, below the ceiling; a NaN stays a NaN, so that it is seen."""
         k = F.softplus(raw).add_(self.config.min_concentration)
-        return k.clamp_(_LOWEST_CONCENTRATION, self.config.max_concentration)
+        # hardtanh is clamp with a gradient of one pass instead of four
+        return F.hardtanh(k, _LOWEST_CONCENTRATION, self.config.max_concentration)
 
     def kl_local(self, scores: WeibullPosterior) -> Tensor:
         """KL of the scores to their Gamma prior: sum over factors, mean over the images, nats (Eq. 12)."""

@@ -56,4 +56,8 @@ def negative_elbo(
     local_weight = config.kl_local_weight
     if local_weight is None:
         local_weight = KL_LOCAL_BUDGET / config.num_factors
-    return nll + kl_scale * (local_weight * kl_local + global_weight * kl_global)
+    # A term of weight zero is left out, and with it the way back through it.
+    for weight, kl in ((kl_scale * local_weight, kl_local), (kl_scale * global_weight, kl_global)):
+        if weight:
+            nll = nll + weight * kl
+    return nll

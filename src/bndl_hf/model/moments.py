@@ -54,23 +54,31 @@ def relative_variance(concentration: Tensor) -> Tensor:
     return _RelativeVariance.apply(concentration)
 
 
+def stirling(x: Tensor) -> Tensor:
+    """log Gamma(1 + x) for x = 1/k >= 0, without a gradient of its own: for functions that bring theirs."""
+    value = _polynomial(_STIRLING, (1 + x).reciprocal_())
+    return value.addcmul_(x + 0.5, torch.log1p(x)).sub_(x).sub_(0.0810614668)
+
+
+def digamma(x: Tensor) -> Tensor:
+    """psi(1 + x), the derivative of `stirling`."""
+    w = (1 + x).reciprocal_()
+    return torch.log1p(x).sub_(w, alpha=0.5).sub_(_polynomial(_DIGAMMA, w))
+
+
 class _LogGamma(torch.autograd.Function):
     """`log_gamma` with its derivative -psi(1 + x) x^2."""
 
     @staticmethod
     def forward(ctx: Any, concentration: Tensor) -> Tensor:
         ctx.save_for_backward(concentration)
-        x = concentration.reciprocal()
-        value = _polynomial(_STIRLING, (1 + x).reciprocal_())
-        return value.addcmul_(x + 0.5, torch.log1p(x)).sub_(x).sub_(0.0810614668)
+        return stirling(concentration.reciprocal())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x = ctx.saved_tensors[0].reciprocal()
-        w = (1 + x).reciprocal_()
-        minus_psi = _polynomial(_DIGAMMA, w).add_(w, alpha=0.5).sub_(torch.log1p(x))
-        return minus_psi.mul_(x).mul_(x).mul_(gradient)
+        return digamma(x).mul_(x).mul_(x).mul_(gradient).neg_()
 
 
 class _RelativeVariance(torch.autograd.Function):

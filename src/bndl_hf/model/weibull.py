@@ -8,11 +8,13 @@ factor); the scale follows from it. Read decision_layer.py next: it says where m
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from .moments import log_gamma, relative_variance
+from .moments import digamma, log_gamma, relative_variance, stirling
 
 EULER_GAMMA = 0.5772156649015329
 # torch.rand returns multiples of 2^-24, zero among them; half a step keeps the logarithms of Eq. 6 finite.
@@ -113,5 +115,37 @@ class WeibullPosterior:
 
     def kl(self, prior_concentration: float, prior_rate: float, scale_floor: float) -> Tensor:
         """KL to Gamma(prior_concentration, prior_rate) of every entry, in nats (Eq. 7)."""
-        log_scale = torch.log(self.scale.clamp_min(scale_floor))
-        return _kl(log_scale, self.mean, self.concentration, prior_concentration, prior_rate)
+        return _KLToGamma.apply(self.mean, self.concentration, prior_concentration, prior_rate, scale_floor)
+
+
+class _KLToGamma(torch.autograd.Function):
+    """`WeibullPosterior.kl` in one step, with its derivatives in closed form: a third of the passes over the entries.
+
+    Eq. 7 with its terms collected, x = 1/k and the logarithm of the scale, log m - log Gamma(1 + x), held above the
+    floor's: x alpha gamma + beta m + log k - alpha log(scale) + log Gamma(alpha) - alpha log(beta) - gamma - 1.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, concentration: Tensor, alpha: float, beta: float, floor: float) -> Tensor:
+        x = concentration.reciprocal()
+        constant = math.lgamma(alpha) - alpha * math.log(beta) - EULER_GAMMA - 1
+        of_concentration = torch.log(concentration).add_(x, alpha=alpha * EULER_GAMMA).add_(constant)
+        log_scale, lowest = torch.log(mean).sub(stirling(x)), math.log(floor)
+        ctx.save_for_backward(mean, x, log_scale < lowest)
+        ctx.prior = alpha, beta
+        return log_scale.clamp_min_(lowest).mul_(-alpha).add_(mean, alpha=beta).add_(of_concentration)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        mean, x, is_floored = ctx.saved_tensors
+        alpha, beta = ctx.prior
+        of_mean = of_concentration = None
+        if ctx.needs_input_grad[0]:  # beta - alpha / m, without the second term where the scale is held
+            of_mean = mean.masked_fill(is_floored, math.inf).reciprocal_().mul_(-alpha).add_(beta).mul_(gradient)
+            of_mean = of_mean.sum_to_size(mean.shape)
+        if ctx.needs_input_grad[1]:  # x - alpha x^2 (gamma + psi(1 + x)), without psi where the scale is held
+            psi = digamma(x).expand(is_floored.shape).masked_fill(is_floored, 0.0)
+            of_concentration = psi.add_(EULER_GAMMA).mul_(x).mul_(-alpha).add_(1).mul_(x).mul_(gradient)
+            of_concentration = of_concentration.sum_to_size(x.shape)
+        return of_mean, of_concentration, None, None, None

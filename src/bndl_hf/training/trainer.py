@@ -133,7 +133,12 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
     @property
     def decision_layer(self) -> PosteriorHead:
         """The layer whose posteriors are trained."""
-        return trained_decision_layer(self.accelerator.unwrap_model(self.model))
+        return trained_decision_layer(self._unwrapped(self.model))
+
+    def _unwrapped(self, model: Any) -> Any:
+        """The model in its wrappers, if any; accelerate looks for packages on the disk at every call."""
+        is_bare = isinstance(model, (PosteriorHead, BNDLForImageClassification))
+        return model if is_bare else self.accelerator.unwrap_model(model)
 
     def _set_up_model(self) -> None:
         """What the arguments say about the model; `model_init` makes a new one for every training."""
@@ -258,7 +263,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         Class weights and label smoothing change the likelihood while training; an evaluation gives the plain one.
         """
         if model.training:
-            hold_statistics(self.accelerator.unwrap_model(model))
+            hold_statistics(self._unwrapped(model))
         output = model(**inputs)
         loss = self._likelihood(output, inputs["labels"], model.training)
         if model.training:
