@@ -3,7 +3,7 @@
     python scripts/benchmarks/fit_speed.py --output docs/results/fit_speed.json
 
 Features are random: what they hold does not matter for the time. Both heads are trained in turns by
-`fit_decision_layer`, once for one epoch and once for a few; the difference of the two times is that of the epochs
+`fit_decision_layer`, once for two epochs and once for a few more; the difference of the two times is that of the epochs
 between, without what a training costs once. Processor time leaves out what other programs took of the core.
 """
 
@@ -23,6 +23,7 @@ from bndl_hf.utils.command_line import run
 from common import Arguments, parse, table, write_result
 
 HEADS = ("bndl", "dense")
+_FEW_EPOCHS = 2  # of the shorter training
 
 
 @dataclass
@@ -33,22 +34,24 @@ class FitSpeedArguments(Arguments):
     num_labels: int = field(default=10, metadata={"help": "C."})
     num_images: int = field(default=50_000, metadata={"help": "N, the images of an epoch."})
     batch_size: int = field(default=256, metadata={"help": "B, images of a step."})
-    epochs: int = field(default=4, metadata={"help": "Epochs of the longer training, 2 or more."})
-    repeats: int = field(default=7, metadata={"help": "Trainings of each length and head."})
+    epochs: int = field(default=6, metadata={"help": f"Epochs of the longer training, above {_FEW_EPOCHS}."})
+    repeats: int = field(default=5, metadata={"help": "Trainings of each length and head."})
     threads: int = field(default=1, metadata={"help": "Threads of torch."})
     output: str = field(default="outputs/bench/fit_speed.json", metadata={"help": "JSON file to write."})
 
     def __post_init__(self) -> None:
-        if self.epochs < 2 or self.repeats < 1:
+        if self.epochs <= _FEW_EPOCHS or self.repeats < 1:
             raise ValueError(
-                f"--epochs {self.epochs} --repeats {self.repeats}: speed is the difference of a training of one epoch "
-                "and a longer one; pass 2 epochs or more and 1 repeat or more."
+                f"--epochs {self.epochs} --repeats {self.repeats}: speed is the difference of a training of "
+                f"{_FEW_EPOCHS} epochs and a longer one; pass {_FEW_EPOCHS + 1} epochs or more and 1 repeat or more."
             )
 
 
-def fitting_time(head: str, features: torch.Tensor, labels: torch.Tensor, epochs: int, **arguments: Any) -> Any:
+def fitting_time(
+    head: str, features: torch.Tensor, labels: torch.Tensor, epochs: int, **arguments: Any
+) -> tuple[float, float]:
     """Seconds of wall clock and of processor time of one training from the start."""
-    layer, training = make_head(head, features.shape[1], arguments.pop("num_labels"))
+    layer, training = make_head(head, features.shape[1], int(labels.max()) + 1)
     training.update(arguments, num_train_epochs=epochs)
     wall, processor = time.perf_counter(), time.process_time()
     fit_decision_layer(features, labels, layer.config, layer=layer, **training)
@@ -61,16 +64,15 @@ def measure(arguments: FitSpeedArguments) -> list[dict[str, Any]]:
     features = torch.rand(arguments.num_images, arguments.feature_dim, generator=generator)
     labels = torch.arange(arguments.num_images) % arguments.num_labels
     training = {
-        "num_labels": arguments.num_labels,
         "per_device_train_batch_size": arguments.batch_size,
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    between = (arguments.epochs - 1) * arguments.num_images
+    between = (arguments.epochs - _FEW_EPOCHS) * arguments.num_images
     runs = []
     for repeat in tqdm(range(arguments.repeats + 1), desc="Trainings", disable=arguments.quiet):
         for head in HEADS:
-            short = fitting_time(head, features, labels, 1, **training)
+            short = fitting_time(head, features, labels, _FEW_EPOCHS, **training)
             long = fitting_time(head, features, labels, arguments.epochs, **training)
             wall, processor = (between / (more - less) for more, less in zip(long, short, strict=True))
             figures = {"images_per_second": wall, "images_per_processor_second": processor}

@@ -29,7 +29,6 @@ the same rows, so it needs that run.
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import time
@@ -74,6 +73,17 @@ from declared import Declaration, Rows, draw_rows, read_declarations, read_tenso
 from standings import ENTRIES, means, standings
 
 HEADS_HERE = ("bndl", "dense", "logreg", "vbll", "laplace", "released", "elastic_net")
+# Columns of the tables that are printed; the JSON has all.
+SHOWN = (
+    *("task", "head", "accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage"),
+    *("tempered_negative_log_likelihood", "tempered_temperature", "ood_max_probability", "ood_best", "ood_best_score"),
+    *("weights_per_class", "evidence_share", "gap_share", "fit_seconds"),
+)
+PEOPLE = (
+    *("task", "head", "human_entropy_spearman", "human_cross_entropy"),
+    *("tempered_human_entropy_spearman", "tempered_human_cross_entropy"),
+)
+TITLE = "Excess NLL over the better of logreg + T and dense + T"
 # Numbers that one strength of the elastic net may touch: N D C a pass.
 _ELASTIC_NET_BUDGET = 5e9
 
@@ -115,15 +125,11 @@ class ColumnsArguments(Arguments):
 def fit_bndl(task: FeatureTask, seed: int) -> PosteriorClassifier:
     """This library's head as `fit_decision_layer` gives it, tuned on the choosing rows."""
     config = BNDLConfig(feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
-    held_out: dict[str, Any] = (
-        {"eval_features": task.choosing[0], "eval_labels": task.choosing[1], "tune": True} if can_tune() else {}
+    features, labels = task.choosing
+    layer = fit_decision_layer(
+        *task.train, config, tune=True, eval_features=features, eval_labels=labels, seed=seed, disable_tqdm=True
     )
-    return PosteriorClassifier(fit_decision_layer(*task.train, config, seed=seed, disable_tqdm=True, **held_out))
-
-
-def can_tune() -> bool:
-    """Whether `fit_decision_layer` has `tune`; results of one state and the other are not mixed (see `settings`)."""
-    return "tune" in inspect.signature(fit_decision_layer).parameters
+    return PosteriorClassifier(layer)
 
 
 def fit_recipe(name: str, task: FeatureTask, seed: int) -> PosteriorClassifier:
@@ -270,7 +276,7 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
         current = [one for one in runs if one["declaration"] == declared.get(one["task"])]
         return {"means": means(current), "standings": standings(current)}
 
-    settings = {"defaults": current_defaults(), "tuned": can_tune()}
+    settings = {"defaults": current_defaults()}
     return summarise(finish_runs(arguments, settings, wanted, one_run, summarise))
 
 
@@ -307,7 +313,10 @@ def main(argv: list[str] | None = None) -> None:
         write_columns(arguments)
         return
     summary = run_tasks(arguments)
-    print(table(summary["means"]))
+    print(table([{name: row[name] for name in SHOWN} for row in summary["means"]]))
+    people = [{name: row[name] for name in PEOPLE} for row in summary["means"] if row["human_cross_entropy"] != "-"]
+    if people:
+        print("\nBeside what people say of the same images:\n" + table(people))
     found = summary["standings"]
     print(f"\nWritten to {arguments.output}")
     if not found["heads"]:
@@ -322,7 +331,7 @@ def main(argv: list[str] | None = None) -> None:
         for label, key in (("NLL", "rank_nll"), ("AURC", "rank_aurc"))
     }
     figure = arguments.figure or str(Path(arguments.output).with_suffix(".png"))
-    save_figure(task_comparison_plot(found["tasks"], ratios, ranks), figure)
+    save_figure(task_comparison_plot(found["tasks"], ratios, ranks, title=TITLE), figure)
     print(f"\nFigure: {figure}")
 
 

@@ -12,8 +12,8 @@ RANKS = {"NLL": {"ours": 1.0, "theirs": 2.0}, "AURC": {"ours": 1.5, "theirs": 1.
 def test_excess_is_in_percent_over_the_best_rival():
     left, right = task_comparison_plot(["a", "b"], RATIOS, RANKS).axes
     ours, theirs = (dots.get_offsets() for dots in left.collections)
-    np.testing.assert_allclose(ours, [[-5, 0], [0, 1]])
-    np.testing.assert_allclose(theirs, [[20, 0], [1000, 1]])
+    np.testing.assert_allclose(ours, [[-5, -0.125], [0, 0.875]])
+    np.testing.assert_allclose(theirs, [[20, 0.125], [1000, 1.125]])
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
     assert [label.get_text() for label in right.get_yticklabels()] == ["ours", "theirs"]
 

@@ -131,21 +131,22 @@ class _KLToGamma(torch.autograd.Function):
         constant = math.lgamma(alpha) - alpha * math.log(beta) - EULER_GAMMA - 1
         of_concentration = torch.log(concentration).add_(x, alpha=alpha * EULER_GAMMA).add_(constant)
         log_scale, lowest = torch.log(mean).sub(stirling(x)), math.log(floor)
-        ctx.save_for_backward(mean, x, log_scale < lowest)
+        ctx.save_for_backward(mean, x, (log_scale >= lowest).to(log_scale.dtype))  # one where the scale is its own
         ctx.prior = alpha, beta
         return log_scale.clamp_min_(lowest).mul_(-alpha).add_(mean, alpha=beta).add_(of_concentration)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        mean, x, is_floored = ctx.saved_tensors
+        mean, x, is_free = ctx.saved_tensors
         alpha, beta = ctx.prior
         of_mean = of_concentration = None
-        if ctx.needs_input_grad[0]:  # beta - alpha / m, without the second term where the scale is held
-            of_mean = mean.masked_fill(is_floored, math.inf).reciprocal_().mul_(-alpha).add_(beta).mul_(gradient)
+        if ctx.needs_input_grad[0]:  # beta - alpha / m, without the second term where the floor holds the scale
+            lowest = torch.finfo(mean.dtype).tiny  # a mean of zero is not free
+            of_mean = mean.clamp_min(lowest).reciprocal_().mul(is_free).mul_(-alpha).add_(beta).mul_(gradient)
             of_mean = of_mean.sum_to_size(mean.shape)
-        if ctx.needs_input_grad[1]:  # x - alpha x^2 (gamma + psi(1 + x)), without psi where the scale is held
-            psi = digamma(x).expand(is_floored.shape).masked_fill(is_floored, 0.0)
+        if ctx.needs_input_grad[1]:  # x - alpha x^2 (gamma + psi(1 + x)), without psi where the floor holds the scale
+            psi = digamma(x).mul(is_free)
             of_concentration = psi.add_(EULER_GAMMA).mul_(x).mul_(-alpha).add_(1).mul_(x).mul_(gradient)
             of_concentration = of_concentration.sum_to_size(x.shape)
         return of_mean, of_concentration, None, None, None

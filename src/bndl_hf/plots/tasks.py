@@ -58,8 +58,10 @@ def task_comparison_plot(
     marks = (*MARKERS, "<", ">")
     places = np.arange(len(tasks))
     for number, (name, values) in enumerate(excess.items()):
+        # Side by side within a task's row, so that equal values do not hide each other.
+        aside = 0.5 * ((number + 0.5) / len(excess) - 0.5)
         left.scatter(
-            values, places, s=44 if number else 70, color=colors[number], marker=marks[number], label=name,
+            values, places + aside, s=44 if number else 70, color=colors[number], marker=marks[number], label=name,
             zorder=3 + len(excess) - number, edgecolor="white", linewidth=0.6,
         )  # fmt: skip
     left.axvline(0, color=INK, linewidth=1, zorder=2)
@@ -67,7 +69,7 @@ def task_comparison_plot(
     _excess_ticks(left, np.concatenate(list(excess.values())))
     left.set_yticks(places, tasks)
     left.set_ylim(len(tasks) - 0.5, -0.5)
-    finish_axes(left, title, "excess, % (below 0: better than the best rival)", "")
+    finish_axes(left, title, "excess, % (below 0: better than the rival)", "")
     first = next(iter(ranks.values()))
     order = sorted(first, key=lambda name: first[name])
     numbers = {name: number for number, name in enumerate(ratios)}
@@ -88,7 +90,7 @@ def task_comparison_plot(
     right.set_yticks(rows, order)
     right.set_ylim(len(order) - 0.5, -0.5)
     right.set_xlim(0, len(order) + 0.5)
-    finish_axes(right, "Average rank", "rank over tasks, 1 is best", "", legend="lower right")
+    finish_axes(right, "Average rank", "rank over tasks, 1 is best", "", legend="upper right")
     right.grid(axis="y", visible=False)
     handles, names = left.get_legend_handles_labels()
     figure.legend(

@@ -1,14 +1,16 @@
-"""The two small benchmark scripts: they run, keep what is finished, and say what they found."""
+"""The small benchmark scripts: they run, keep what is finished, and say what they found."""
 
 import json
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from bndl_hf.baselines import FeatureTask
 from script_modules import load_script
 
 frontier, predict = load_script("benchmarks/frontier"), load_script("benchmarks/predict")
+fit_speed = load_script("benchmarks/fit_speed")
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +52,26 @@ def test_exact_prediction_is_timed_and_judged(digits, tmp_path, capsys):
     assert found["times"]["times_faster"] > 1  # 200 draws take far longer, however busy the machine
     assert [run["prediction"] for run in found["runs"]] == ["exact", "200 draws"]
     assert "| 200 draws | " in capsys.readouterr().out
+
+
+def test_fitting_is_timed_beside_the_dense_head(tmp_path, capsys):
+    output = tmp_path / "fit_speed.json"
+    sizes = ["--feature_dim", "8", "--num_labels", "3", "--num_images", "512", "--epochs", "12", "--repeats", "2"]
+    # --threads sets the threads of the whole process
+    fit_speed.main([*sizes, "--threads", str(torch.get_num_threads()), "--quiet", "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert [(run["head"], run["repeat"]) for run in found["runs"]] == [
+        ("bndl", 1),
+        ("dense", 1),
+        ("bndl", 2),
+        ("dense", 2),
+    ]
+    for head, median in zip(("bndl", "dense"), found["medians"], strict=True):
+        ours = [run["images_per_second"] for run in found["runs"] if run["head"] == head]
+        assert median["images_per_second"] == pytest.approx(sum(ours) / 2)
+    assert "| dense | " in capsys.readouterr().out
+
+
+def test_a_speed_is_the_difference_of_two_trainings():
+    with pytest.raises(ValueError, match="pass 3 epochs or more"):
+        fit_speed.FitSpeedArguments(epochs=2)

@@ -77,7 +77,7 @@ def test_other_labels_must_lie_row_by_row_with_the_features(tmp_path):
     save_file({"label": found["train.labels"], "noisy": noisy}, tmp_path / "columns.safetensors")
     task = declared.Declaration("features.safetensors", held_out=1, labels="columns.safetensors:noisy")
     assert torch.equal(declared.read_tensors(task, tmp_path)["train.labels"], noisy)
-    save_file({"label": noisy, "noisy": noisy}, tmp_path / "columns.safetensors")
+    save_file({"label": noisy, "noisy": noisy.clone()}, tmp_path / "columns.safetensors")
     with pytest.raises(ValueError, match=r"does not lie row by row with train: its column label differs"):
         declared.read_tensors(task, tmp_path)
 
