@@ -11,7 +11,16 @@ from bndl_hf.baselines import HEADS, make_head
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.uncertainty import OOD_SCORES, ood_auroc, ood_scores
 
-NAMES = ["max_probability", "entropy", "energy", "total_evidence", "mutual_information", "z", "joint"]
+NAMES = [
+    "max_probability",
+    "entropy",
+    "energy",
+    "total_evidence",
+    "mutual_information",
+    "z",
+    "joint",
+    "tempered_entropy",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +48,7 @@ def test_scores_are_their_formulas(layer, features):
         "total_evidence": -theta.sum(dim=-1),
         "mutual_information": prediction.epistemic.double(),
         "z": prediction.p_value.double(),
+        "tempered_entropy": torch.from_numpy(stats.entropy(halved, axis=-1)),
         "joint": torch.from_numpy(stats.entropy(halved, axis=-1)) / theta.sum(dim=-1),
     }
     for name in NAMES:
@@ -85,3 +95,13 @@ def test_joint_sees_near_and_far_out_of_distribution_images():
     assert inside < far < math.inf
     assert scores["total_evidence"][1] == pytest.approx(-2.1)  # the evidence alone does not see the near one
     assert scores["total_evidence"][0] == pytest.approx(-2.1)
+
+
+def test_evidence_shared_by_all_classes_moves_joint_but_not_the_tempered_entropy():
+    # Factor 2 says the same of both classes: image 1 has ten times the evidence of image 0 and the same gap.
+    layer = BNDLDecisionLayer(BNDLConfig(feature_dim=3, num_labels=2, projection="none", normalize_features=False))
+    with torch.no_grad():
+        layer.raw_loadings.copy_(torch.tensor([[4.0, 0.0], [0.0, 4.0], [1.0, 1.0]]))
+    scores = ood_scores(layer.eval().predict(torch.tensor([[0.5, 0.4, 0.1], [0.5, 0.4, 9.1]])))
+    assert scores["tempered_entropy"][1] == pytest.approx(scores["tempered_entropy"][0].item(), rel=1e-3)
+    assert scores["joint"][1] < scores["joint"][0] / 5

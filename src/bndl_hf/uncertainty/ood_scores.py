@@ -3,7 +3,8 @@
 Two things betray an image that belongs to no class: the classes disagree about it (it looks like several of them), or
 there is little in it that was learned at all. Softmax scores see the first and are good at near classes; the energy and
 the total evidence see the second and are good at far ones. `joint` is the first divided by the second. The non-negative
-layer is what makes the second meaningful: its scores cannot cancel.
+layer is what makes the second meaningful: its scores cannot cancel. Outsiders with more evidence than
+usual fool it, though: `tempered_entropy` is the first alone and reads no evidence.
 
 Higher means more likely out of distribution, everywhere. Nothing here is fitted, least of all to out-of-distribution
 data. Read ood.py for what is done with the scores.
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from bndl_hf.model.predictive import BNDLPrediction
 
-# Of `joint`; chosen on the choosing rows of docs/uncertainty.md's features and the same for every model since.
+# Of `joint` and `tempered_entropy`; chosen on the choosing rows of docs/uncertainty.md's features and the same for
+# every model since.
 JOINT_TEMPERATURE = 2.0
 
 
@@ -56,6 +58,15 @@ def z(prediction: BNDLPrediction) -> Tensor:
     return prediction.p_value
 
 
+def tempered_entropy(prediction: BNDLPrediction) -> Tensor:
+    """H(softmax(E[l] / 2)), [B], nats in [0, log C]: `joint` without its evidence, where outsiders may have more.
+
+    A constant added to all logits of an image changes nothing, so neither does evidence shared by all classes, nor a
+    constant added to one factor's loadings of every class.
+    """
+    return torch.distributions.Categorical(logits=prediction.logits_mean / JOINT_TEMPERATURE).entropy()
+
+
 def joint(prediction: BNDLPrediction) -> Tensor:
     """Disagreement for each unit of evidence: H(softmax(E[l] / 2)) / sum_k E[theta_k], [B], nats, >= 0. Our own.
 
@@ -66,8 +77,7 @@ def joint(prediction: BNDLPrediction) -> Tensor:
 
     Departure: not in the paper. docs/uncertainty.md has the comparison that chose it.
     """
-    disagreement = torch.distributions.Categorical(logits=prediction.logits_mean / JOINT_TEMPERATURE).entropy()
-    return torch.where(prediction.evidence > 0, disagreement / prediction.evidence, torch.inf)
+    return torch.where(prediction.evidence > 0, tempered_entropy(prediction) / prediction.evidence, torch.inf)
 
 
 OOD_SCORES: dict[str, Callable[[BNDLPrediction], Tensor]] = {
@@ -78,6 +88,7 @@ OOD_SCORES: dict[str, Callable[[BNDLPrediction], Tensor]] = {
     "mutual_information": mutual_information,
     "z": z,
     "joint": joint,
+    "tempered_entropy": tempered_entropy,
 }
 
 
@@ -88,16 +99,16 @@ def ood_scores(prediction: BNDLPrediction) -> dict[str, Tensor]:
         prediction: exact or Monte-Carlo, of any head of this library.
 
     Returns:
-        max_probability, entropy, energy, total_evidence, mutual_information, z and joint: tensors on the prediction's
-        device, in the units their functions say.
+        max_probability, entropy, energy, total_evidence, mutual_information, z, joint and tempered_entropy: tensors on
+        the prediction's device, in the units their functions say.
 
     Example:
         >>> from bndl_hf import BNDLConfig
         >>> from bndl_hf.model.decision_layer import BNDLDecisionLayer
         >>> layer = BNDLDecisionLayer(BNDLConfig(feature_dim=16, num_labels=3)).eval()
         >>> scores = ood_scores(layer.predict(torch.rand(5, 16)))
-        >>> list(scores)
-        ['max_probability', 'entropy', 'energy', 'total_evidence', 'mutual_information', 'z', 'joint']
+        >>> list(scores)[-3:]
+        ['z', 'joint', 'tempered_entropy']
         >>> scores["joint"].shape
         torch.Size([5])
     """
