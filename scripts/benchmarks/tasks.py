@@ -60,6 +60,7 @@ from bndl_hf.baselines import (
 from bndl_hf.interpretability import explanation_length
 from bndl_hf.plots import save_figure, task_comparison_plot
 from bndl_hf.training import fit_decision_layer
+from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.uncertainty import (
     accuracy,
     area_under_risk_coverage,
@@ -243,12 +244,14 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
     tasks = available(arguments)
     held: dict[str, dict[str, Tensor]] = {}  # the tensors of one task
 
-    def one_run(task: str, head: str, seed: int, declaration: dict[str, object]) -> dict[str, Any]:
+    def one_run(
+        task: str, head: str, seed: int, declaration: dict[str, object], defaults: dict[str, object] | None = None
+    ) -> dict[str, Any]:
         if task not in held:
             held.clear()
             held[task] = read_tensors(tasks[task], arguments.features_dir)
         rows = draw_rows(tasks[task], held[task], seed)
-        this = {"task": task, "head": "bndl", "seed": seed, "declaration": declaration}
+        this = {"task": task, "head": "bndl", "seed": seed, "declaration": declaration, "defaults": defaults}
         started = time.perf_counter()
         trained = fit_head(head, rows.task, seed, lambda: bndl_weights(arguments.output, this))
         seconds = time.perf_counter() - started
@@ -263,9 +266,14 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
             tqdm.write(f"{task}, seed {seed}, {head}: NLL {loss:.4f}, with T {tempered:.4f}, {seconds:.1f} s")
         return figures
 
+    def key(name: str, head: str, seed: int) -> dict[str, Any]:
+        """What tells a run apart; a change of the default's own settings leaves the rivals' runs as they are."""
+        depends = {"defaults": current_defaults()} if head in ("bndl", "elastic_net") else {}
+        return {"task": name, "head": head, "seed": seed, "declaration": written(tasks[name]), **depends}
+
     wanted = [
-        {"task": name, "head": head, "seed": seed, "declaration": written(task)}
-        for name, task in tasks.items()
+        key(name, head, seed)
+        for name in tasks
         for seed in arguments.seeds
         for head in HEADS_HERE
         if head in arguments.heads
@@ -273,10 +281,14 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
     declared = {name: written(task) for name, task in read_declarations(arguments.tasks_file).items()}
 
     def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-        current = [one for one in runs if one["declaration"] == declared.get(one["task"])]
+        current = [
+            one
+            for one in runs
+            if one["declaration"] == declared.get(one["task"]) and one.get("defaults") in (None, current_defaults())
+        ]
         return {"means": means(current), "standings": standings(current)}
 
-    settings = {"defaults": current_defaults()}
+    settings = {"head_defaults": HEAD_DEFAULTS}
     return summarise(finish_runs(arguments, settings, wanted, one_run, summarise))
 
 
