@@ -34,6 +34,7 @@ from bndl_hf.training.checkpoint_folders import (
 )
 from bndl_hf.training.failures import tensors_not_finite
 from bndl_hf.training.run_lock import run_lock
+from bndl_hf.training.tuning_report import tuning_entry
 
 logger = logging.get_logger(__name__)
 
@@ -52,6 +53,8 @@ def end_of_training(trainer: Trainer, max_steps: int) -> str | None:
 
     The state of early stopping is there with `restore_callback_states_from_checkpoint` alone.
     """
+    if tuning_entry(trainer.state.log_history) is not None:
+        return "The decision layer is tuned already, so nothing is trained now; start afresh (--restart) to tune again."
     if trainer.state.global_step >= max_steps:
         return (
             f"All {max_steps} steps are done already, so nothing is trained now; pass more num_train_epochs or "

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
-from bndl_hf.training.features import FeatureDataset, keep_batch
+from bndl_hf.training.arguments import HEAD_DEFAULTS, MIN_STEPS, BNDLTrainingArguments
+from bndl_hf.training.features import FeatureDataset
+from bndl_hf.training.layer_training import enough_epochs, train_layer
 from bndl_hf.training.trainer import BNDLTrainer
 from bndl_hf.training.tuning import tune_decision_layer
-
-# Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
-MIN_STEPS = 400
 
 
 def fit_decision_layer(
@@ -92,8 +87,7 @@ def _enough_steps(num_images: int, training_arguments: dict[str, Any]) -> dict[s
     if training_arguments.keys() & {"num_train_epochs", "max_steps"}:
         return {}
     batch = training_arguments.get("per_device_train_batch_size", HEAD_DEFAULTS["per_device_train_batch_size"])
-    steps_an_epoch = math.ceil(num_images / batch)
-    return {"num_train_epochs": max(HEAD_DEFAULTS["num_train_epochs"], math.ceil(MIN_STEPS / steps_an_epoch))}
+    return {"num_train_epochs": enough_epochs(num_images, batch, HEAD_DEFAULTS["num_train_epochs"], MIN_STEPS)}
 
 
 def _train(
@@ -108,17 +102,4 @@ def _train(
         evaluates = {} if eval_dataset is None else {"eval_strategy": "epoch"}
         values = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **evaluates, **training_arguments}
         arguments = BNDLTrainingArguments(**values)
-        torch.manual_seed(arguments.seed)
-        layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer
-        trainer = BNDLTrainer(
-            model=layer,
-            args=arguments,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            data_collator=keep_batch,
-            callbacks=list(callbacks),
-        )
-        if arguments.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)  # quiet means quiet
-        trainer.train()
-    return layer.cpu().eval()
+        return train_layer(BNDLTrainer, arguments, config, train_dataset, eval_dataset, layer, callbacks)
