@@ -12,7 +12,6 @@ import tempfile
 from dataclasses import fields
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -92,11 +91,15 @@ class TunedTraining(Trainer):
         labels = known_labels(self.train_dataset) if self.train_dataset is not None else None
         if labels is None or (self.eval_dataset is not None and not isinstance(self.eval_dataset, dict)):
             return []
-        counts = torch.as_tensor(labels).bincount()
-        lonely = (counts == 1).nonzero().flatten().tolist()
+        lonely = (labels.bincount() == 1).nonzero().flatten().tolist()
         return [f"class {lonely[0]} has one training image, and there are no validation images"] if lonely else []
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
         """As `Trainer.train`.
 
         Raises:
@@ -107,7 +110,7 @@ class TunedTraining(Trainer):
                 f"tune_head=True, but {'; '.join(reasons)}: the layers that a search compares know nothing of it. Leave "
                 "one of them out."
             )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     # ---- a search in place of the first epoch ----
 
@@ -142,14 +145,17 @@ class TunedTraining(Trainer):
         elif eval_dataset is not None:
             report.note("eval_dataset holds several datasets, so folds of the training images are held out.")
         model = self.accelerator.unwrap_model(self.model)
-        config = copy.deepcopy(model.config)
+        config, keep = copy.deepcopy(model.config), list(self.args.tune_keeps or ())
+        if not config.kl_local_weight_is_measured:
+            keep.append("kl_local_weight")
         shows = not self.args.disable_tqdm and self.is_world_process_zero()
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
+            progress = _Progress(bar)
 
             def train(features: Tensor, labels: Tensor) -> PosteriorHead:
                 arguments = self._arguments_of_candidate(scratch, len(labels))
                 dataset = FeatureDataset(features, labels)
-                return train_layer(self._plain_class, arguments, config, dataset, callbacks=[_Progress(bar)])
+                return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
 
             layer = tune_decision_layer(
                 train_dataset.features,
@@ -158,7 +164,7 @@ class TunedTraining(Trainer):
                 train,
                 held_out,
                 self.args.seed,
-                self.args.tune_keeps or (),
+                keep,
                 report,
             )
         shared = [layer_fields(layer.config), {name: t.cpu() for name, t in layer.state_dict().items()}, report]
@@ -220,9 +226,11 @@ class _Progress(TrainerCallback):
     """Shows the steps of one training on a bar for all of them."""
 
     def __init__(self, bar: Any) -> None:
-        self._bar = bar
+        self._bar, self._count = bar, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._count += 1
+        self._bar.set_description(f"Tuning, training {self._count}")
         self._bar.reset(total=state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -121,6 +121,7 @@ def tune_decision_layer(
     for candidate in candidates:
         shown = ("name", "negative_log_likelihood", "temperature", "settings")
         report.candidates.append({name: getattr(candidate, name) for name in shown})
+        report.candidates[-1]["settings"] = candidate.settings.strip(" ()")
         logger.info(
             "%s: negative log-likelihood %.4f on held-out images with temperature %.2f%s",
             *(candidate.name, candidate.negative_log_likelihood, candidate.temperature, candidate.settings),
@@ -198,7 +199,8 @@ def _not_convex(config: BNDLConfig, keep: Sequence[str]) -> str:
         *("score_concentration", "score_concentration_input", "loading_concentration"),
         *("objective", "feature_noise", "kl_global_weight"),  # of training
     ]
-    departs = [name for name in fields if name in keep or getattr(config, name) != getattr(plain, name)]
+    departs = [name for name in ("kl_local_weight",) if name in keep]  # else measured, and not the preset's
+    departs += [name for name in fields if name in keep or getattr(config, name) != getattr(plain, name)]
     if config.loading_density < 1 and ("loading_density" in keep or config.loading_density != plain.loading_density):
         departs.append("loading_density")
     return " and ".join(f"{name}={getattr(config, name)!r}" for name in departs)

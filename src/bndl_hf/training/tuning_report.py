@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class TuningReport:
     temperature: float | None = None
     is_memorised: bool = False
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> TuningReport:
+        """The report that an entry of a Trainer's log, or of results.json, was written from."""
+        return cls(**{f.name: entry[f.name] for f in fields(cls)})
+
     def note(self, sentence: str, warns: bool = False) -> None:
         """Log a sentence and keep it."""
         (logger.warning if warns else logger.info)(sentence)
@@ -60,18 +65,16 @@ class TuningReport:
         return {f"{ENTRY}_{name}": value for name, value in values.items() if value is not None}
 
     def __str__(self) -> str:
-        lines = [f"Tuned decision layer: {self.chosen}"]
+        lines = [f"Decision layer: {self.chosen}"]
         if self.candidates:
-            rows = f"{self.num_held_out} held-out images" + (f" ({self._folds()})" if self.num_folds else "")
-            lines[0] += f", chosen by the negative log-likelihood of {rows}, with a temperature from them"
+            folds = {0: "", 1: " (a fold of the training images)"}
+            rows = folds.get(self.num_folds, f" (the training images, in {self.num_folds} folds)")
+            lines[0] += f", chosen by its negative log-likelihood on {self.num_held_out} held-out images{rows}"
         width = max((len(c["name"]) for c in self.candidates), default=0)
         for c in self.candidates:
             loss, temperature = c["negative_log_likelihood"], c["temperature"]
             lines.append(f"  {c['name']:<{width}}  {loss:.4f} nats  temperature {temperature:.3f}  {c['settings']}")
         return "\n".join([*map(str.rstrip, lines), *(f"  {sentence}" for sentence in self.notes)])
-
-    def _folds(self) -> str:
-        return "one fold of the training images" if self.num_folds == 1 else f"{self.num_folds} folds of all of them"
 
 
 def tuning_entry(log_history: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
