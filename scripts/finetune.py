@@ -216,7 +216,8 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingA
         description=__doc__,
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(**FINETUNE_DEFAULTS, **choosing_defaults(argv))
+    parser.add_argument("--no_tune_head", dest="tune_head", action="store_false", help="Same as --tune_head false.")
+    parser.set_defaults(**FINETUNE_DEFAULTS, **choosing_defaults(argv), tune_head=None)
     if "--cache_features" in argv:
         ours = {"freeze_backbone": True, "per_device_eval_batch_size": FINETUNE_DEFAULTS["per_device_eval_batch_size"]}
         parser.set_defaults(**{**HEAD_DEFAULTS, **ours})

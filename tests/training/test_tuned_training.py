@@ -171,6 +171,20 @@ def test_a_layer_that_has_learned_something_is_not_thrown_away(tmp_path: Path) -
     assert trainer_with(tmp_path).why_not_tuned() == []
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"cache_features": False}, "tune_head=True searches on features that do not change"),
+        ({"tune_min_steps": -1}, "tune_min_steps=-1 optimizer steps; pass 0 or more"),
+        ({"tune_keeps": ["density"]}, "tune_keeps names density; it takes fields of BNDLConfig"),
+        ({"tune_keeps": ["bias"], "tune_head": False}, "says what a search keeps, but tune_head=False"),
+    ],
+)
+def test_arguments_of_a_search_that_do_not_fit_are_named(values: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        trainer_with(tmp_path, values=values)
+
+
 def test_a_report_says_that_images_were_learned_by_heart() -> None:
     labels = torch.arange(60) % 3
     x = 5 * torch.eye(3)[labels] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))

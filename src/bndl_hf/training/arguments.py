@@ -77,13 +77,15 @@ class BNDLTrainingArguments(TrainingArguments):
             "folds of the training images) instead of training it once: the trained layer and the non-negative "
             "equivalent of logistic regression compete, and the better one gets a temperature from the same images "
             "(docs/training.md). Default: finetune.py does so with --cache_features unless something asks for plain "
-            "training; a Trainer in Python does not."
+            "training; a Trainer in Python does not.",
+            "nargs": "?",
+            "const": True,
         },
     )
     tune_min_steps: int = field(
         default=MIN_STEPS,
         metadata={
-            "help": "With --tune_head: optimizer steps of its trained layer at least, unless --max_steps says how many; "
+            "help": "With --tune_head: optimizer steps of its trained layer at least, unless --max_steps says it. "
             "0: num_train_epochs as they are (finetune.py's default where --num_train_epochs is given)."
         },
     )
@@ -166,6 +168,8 @@ class BNDLTrainingArguments(TrainingArguments):
             )
         if self.tune_min_steps < 0:
             raise ValueError(f"tune_min_steps={self.tune_min_steps} optimizer steps; pass 0 or more.")
+        if self.tune_keeps and self.tune_head is False:
+            raise ValueError(f"tune_keeps={self.tune_keeps} says what a search keeps, but tune_head=False; drop one.")
         if unknown := sorted(set(self.tune_keeps or ()) - set(BNDLConfig.__dataclass_fields__)):
             raise ValueError(f"tune_keeps names {', '.join(unknown)}; it takes fields of BNDLConfig.")
         if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):

@@ -21,7 +21,9 @@ class FeatureStatistics:
         accelerator: its processes add up what each of them saw; None where every one of them saw all.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, num_labels: int, accelerator: Accelerator | None = None) -> None:
+    def __init__(
+        self, features: Tensor, labels: Tensor, num_labels: int, accelerator: Accelerator | None = None
+    ) -> None:
         features = features.double()
         D = features.shape[1]
         count = torch.zeros(num_labels, dtype=torch.float64, device=features.device)

@@ -1,10 +1,11 @@
-"""One training of a decision layer alone, on features: what `fit_decision_layer` and the search of `tune_head` share."""
+"""One training of a decision layer alone, on features; `fit_decision_layer` and the search of `tune_head` share it."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
@@ -37,12 +38,13 @@ def train_layer(
     """
     torch.manual_seed(arguments.seed)
     layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer
+    collate: Any = keep_batch
     trainer = trainer_class(
         model=layer,
         args=arguments,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        data_collator=keep_batch,
+        data_collator=collate,
         callbacks=list(callbacks),
     )
     if arguments.disable_tqdm:

@@ -1,8 +1,8 @@
 """`tune_head`: in place of its epochs, a Trainer on cached features searches for a decision layer on held-out rows.
 
 The search is that of tuning.py: the layer which this Trainer would train, with its own arguments, and its convex rival.
-All around it stays a Trainer's life: callbacks, one evaluation and one checkpoint with the winner in it, and a log whose
-newest entry says what was tried (tuning_report.py). The whole search counts as the steps that were planned.
+All around it stays a Trainer's life: callbacks, one evaluation and one checkpoint with the winner in it, and a log with
+an entry that says what was tried (tuning_report.py). The whole search counts as the steps that were planned.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class TunedTraining(Trainer):
         """
         if self.args.tune_head and not resume_from_checkpoint and (reasons := self.why_not_tuned()):
             raise ValueError(
-                f"tune_head=True, but {'; '.join(reasons)}: the layers that a search compares know nothing of it. Leave "
-                "one of them out."
+                f"tune_head=True, but {'; '.join(reasons)}: the layers that a search compares know nothing of it. "
+                "Leave one of them out."
             )
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
@@ -123,7 +123,8 @@ class TunedTraining(Trainer):
         state.global_step, state.epoch = state.max_steps, float(state.num_train_epochs)
         self._initial_global_step = self._globalstep_last_logged = state.global_step
         self.log(report.scalars())
-        state.log_history[-1][ENTRY] = {**report.to_dict(), "decision_layer": layer_fields(self.model.config)}
+        entry: dict[str, Any] = state.log_history[-1]
+        entry[ENTRY] = {**report.to_dict(), "decision_layer": layer_fields(self.model.config)}
         if self.is_world_process_zero():
             logger.info(str(report))
         control = self.control = self.callback_handler.on_epoch_end(self.args, state, self.control)
@@ -167,7 +168,11 @@ class TunedTraining(Trainer):
                 keep,
                 report,
             )
-        shared = [layer_fields(layer.config), {name: t.cpu() for name, t in layer.state_dict().items()}, report]
+        shared: list[Any] = [
+            layer_fields(layer.config),
+            {name: t.cpu() for name, t in layer.state_dict().items()},
+            report,
+        ]
         if self.args.world_size > 1:
             broadcast_object_list(shared)  # what the first process found, whatever rounding did to the others
         values, weights, report = shared
@@ -209,8 +214,8 @@ class TunedTraining(Trainer):
         tuning = tuning_of_checkpoint(resume_from_checkpoint)
         if tuning is None and self.args.tune_head:
             raise ValueError(
-                f"tune_head=True, but {resume_from_checkpoint} is of a training without it; start afresh (--restart), or "
-                "leave tune_head out to go on."
+                f"tune_head=True, but {resume_from_checkpoint} is of a training without it; start afresh (--restart), "
+                "or leave tune_head out to go on."
             )
         if tuning is not None:
             if self.args.tune_head is False:

@@ -1,4 +1,4 @@
-"""What a search for a decision layer tried, on which rows, and what it chose: for the log, results.json and the card."""
+"""What a search for a decision layer tried, on how many rows, and what it chose: for log, results.json and card."""
 
 from __future__ import annotations
 
