@@ -79,7 +79,7 @@ def test_the_model_gets_the_layer_that_is_best_on_held_out_images(is_held_out: b
 
     events = Events()
     given = {} if is_held_out else {"eval_dataset": None}
-    values = {"eval_strategy": "epoch"} if is_held_out else {}
+    values = {"eval_strategy": "epoch", "load_best_model_at_end": True} if is_held_out else {}
     trainer = trainer_with(tmp_path, callbacks=[events], values=values, **given)
     trainer.train()
     layer, config = trainer.model.decision_layer, trainer.model.config
@@ -154,7 +154,7 @@ class Counting(TrainerCallback):
         ({"values": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor=0.1"),
         ({"callbacks": [EarlyStoppingCallback(2)]}, "early stopping judges epochs"),
         ({"callbacks": [Counting()]}, "the callback Counting acts on steps"),
-        ({"train_dataset": runs.images(4), "eval_dataset": None}, "class 1 has one training image"),
+        ({"train_dataset": runs.images(4), "eval_dataset": None}, "class LABEL_1 has one training image"),
     ],
 )
 def test_what_a_search_knows_nothing_of_is_named(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ class TunedTraining(Trainer):
         if labels is None or (self.eval_dataset is not None and not isinstance(self.eval_dataset, dict)):
             return []
         lonely = (labels.bincount() == 1).nonzero().flatten().tolist()
-        return [f"class {lonely[0]} has one training image, and there are no validation images"] if lonely else []
+        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        name = names.get(lonely[0], lonely[0]) if lonely else None
+        return [f"class {name} has one training image, and there are no validation images"] if lonely else []
 
     def train(
         self,
