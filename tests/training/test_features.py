@@ -66,7 +66,7 @@ def test_cached_and_uncached_training_agree(tmp_path: Path) -> None:
     for trainer in (cached, uncached):
         trainer.train()
     for one, other in zip(runs.step_logs(cached), runs.step_logs(uncached), strict=True):
-        for name in ("loss", "nll", "kl_local", "kl_global"):
+        for name in ("loss", "nll", "kl_scores", "kl_loadings"):
             assert one[name] == pytest.approx(other[name], rel=1e-4), name
     expected = runs.weights(uncached.model)
     for name, tensor in runs.weights(cached.model).items():
