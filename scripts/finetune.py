@@ -16,6 +16,9 @@ The last one holds 15 % of the training images out, stops when three evaluations
 keeps the best model, and lets every class count the same, however many images it has. Photographs of few kinds (some
 hundreds of images) want more epochs: a new decision layer needs some 200 optimizer steps, and the script says so.
 
+With --cache_features --feature_views 4 the cache keeps four views of every training image, the plain one and three
+under --augmentation; the backbone runs over each of them once, and an epoch reads one view of every image.
+
 A run that was interrupted goes on from its last whole checkpoint when started again with the same command.
 --push_to_hub --hub_model_id alice/vit-bndl publishes every saved checkpoint and, at the end, the model with its
 results; scripts/publish.py does it later, and shows beforehand what would be sent.
@@ -258,7 +261,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "training images out."
         )
     model, processor = build_model(model_arguments, dataset)
-    augmentation = "none" if arguments.cache_features else data_arguments.augmentation
+    is_plain = arguments.cache_features and arguments.feature_views == 1
+    augmentation = "none" if is_plain else data_arguments.augmentation
     train_dataset = dataset.with_pixel_values("train", processor, augmentation=augmentation)
     if arguments.process_index == 0:
         print(describe_images(dataset, train_dataset, model.config))

@@ -34,6 +34,7 @@ from bndl_hf.training.class_balance import BalancedSampler, all_labels
 from bndl_hf.training.collating import collate_rows
 from bndl_hf.training.evaluating import EvaluationJudge
 from bndl_hf.training.failures import batch_norm_errors_in_words, loss_not_finite
+from bndl_hf.training.feature_views import TurnViews
 from bndl_hf.training.loss_terms import ELBOTerms, kl_warmup
 from bndl_hf.training.preparation import check_training_set, note_training_images, prepare_decision_layer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
@@ -123,7 +124,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             model_init,
             compute_loss_func,
             compute_metrics,
-            [LoadingPruner(args.pruning_start, args.pruning_end), *(callbacks or [])],
+            [LoadingPruner(args.pruning_start, args.pruning_end), TurnViews(), *(callbacks or [])],
             optimizers,
             optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics,
