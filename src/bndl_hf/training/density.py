@@ -32,6 +32,7 @@ INTERPRETABLE, AUTO = "interpretable", "auto"
 # Loadings a class, densest first. A person reads the first; the second rule looks at more, and at fewer.
 WEIGHTS_TO_READ = (MOST_WEIGHTS_TO_READ, 14, 10, 8, 6)
 WEIGHTS_TO_COMPARE = (80, 40, 20, 14, 10, 7, 5, 3, 2)
+_LADDERS = {INTERPRETABLE: WEIGHTS_TO_READ, AUTO: WEIGHTS_TO_COMPARE}
 # "Interpretable": the largest parts that a person reads carry this share of the evidence.
 PARTS_TO_READ, SHARE_TO_READ = 5, 0.7
 # Folds are held out until there are so many rows to choose on.
@@ -74,8 +75,8 @@ def sparse_layer(
         splits: rows to learn from and rows to choose on; the path of `features` is used where they are those rows.
         features: [N, D], float32.
         config: of the layer wanted; with preset "interpretable" its number of factors is taken, else `few_factors`.
-        density: "interpretable": of at most 20 weights a class the step with the best held-out likelihood whose five
-            largest parts carry .7 of the evidence; "auto": the sparsest step whose held-out likelihood lies within one
+        density: "interpretable": of the steps with at most 20 weights a class, and .7 of the evidence in the five
+            largest parts, the one with the best held-out likelihood; "auto": the sparsest step whose held-out likelihood lies within one
             paired standard error of the best one (Breiman et al. 1984), the tuned layer among them; a number: this
             share of the loadings.
         seed: of the path.
@@ -149,6 +150,13 @@ def default_config(config: BNDLConfig) -> BNDLConfig:
     return BNDLConfig(feature_dim=config.feature_dim, num_labels=config.num_labels)
 
 
+def check_density(density: object) -> None:
+    """ValueError unless `density` is a rule or a share of the loadings."""
+    is_share = isinstance(density, int | float) and not isinstance(density, bool) and 0 < density <= 1
+    if not (is_share or density in _LADDERS):
+        raise ValueError(f"density={density!r} is unknown; pass a share of the loadings in (0, 1], or {AUTO!r}.")
+
+
 def choose_step(steps: Sequence[Step], density: float | str) -> Step:
     """The step a rule takes, of `steps` from dense to sparse; the first one is the layer that was tuned."""
     if density == AUTO:
@@ -208,13 +216,9 @@ def with_posterior(
 
 def _ladder(density: float | str, num_factors: int) -> list[int]:
     """Loadings a class that the path goes through."""
-    rules = {INTERPRETABLE: WEIGHTS_TO_READ, AUTO: WEIGHTS_TO_COMPARE}
+    check_density(density)
     if isinstance(density, str):
-        if density not in rules:
-            raise ValueError(f"density={density!r} is unknown; pass a share in (0, 1], {AUTO!r}, or leave it out.")
-        return [most for most in rules[density] if most <= num_factors] or [num_factors]
-    if not 0 < density <= 1:
-        raise ValueError(f"density={density} is not a share of the loadings, in (0, 1].")
+        return [most for most in _LADDERS[density] if most <= num_factors] or [num_factors]
     return [max(round(density * num_factors), 1)]
 
 

@@ -16,7 +16,7 @@ from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
-from bndl_hf.training.density import default_config, sparse_layer, wanted_density
+from bndl_hf.training.density import check_density, default_config, sparse_layer, wanted_density
 from bndl_hf.training.features import FeatureDataset, keep_batch
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.trainer import BNDLTrainer
@@ -76,11 +76,13 @@ def fit_decision_layer(
         raise ValueError("eval_features and eval_labels belong together; pass both or neither.")
     if eval_features is not None and eval_labels is not None:
         held_out = FeatureDataset(eval_features, eval_labels)
-    if density is not None and not tune:
-        raise ValueError(
-            f"density={density!r} is for tune=True; training alone takes it from the configuration: pass "
-            "BNDLConfig(..., loading_density=...)."
-        )
+    if density is not None:
+        check_density(density)
+        if not tune:
+            raise ValueError(
+                f"density={density!r} is for tune=True; training alone takes it from the configuration: pass "
+                "BNDLConfig(..., loading_density=...)."
+            )
     if tune:
         if layer is not None:
             raise ValueError("tune=True makes layers of its own, so `layer` would be ignored; pass one of them.")

@@ -74,7 +74,13 @@ class SparseFactors:
 
 @torch.no_grad()
 def sparse_path(
-    teacher: Teacher, features: Tensor, num_factors: int, weights_per_class: Sequence[int], seed: int = 0
+    teacher: Teacher,
+    features: Tensor,
+    num_factors: int,
+    weights_per_class: Sequence[int],
+    seed: int = 0,
+    first_steps: int = FIRST_STEPS,
+    next_steps: int = NEXT_STEPS,
 ) -> Iterator[SparseFactors]:
     """Sparser and sparser layers that answer like `teacher`, each learned from the one before.
 
@@ -84,6 +90,10 @@ def sparse_path(
         num_factors: K.
         weights_per_class: how many loadings above zero every class may have, in falling order.
         seed: of the start, of the rows drawn and of how they are mixed.
+        first_steps, next_steps: optimizer steps until the densest layer, and from each to the next.
+
+    Yields:
+        A point for each of `weights_per_class`.
 
     Raises:
         ValueError: `weights_per_class` does not fall, or falls below one.
@@ -97,10 +107,10 @@ def sparse_path(
     mean = features.mean(0) * scale
     generator = torch.Generator().manual_seed(seed)
     student = _Student(features, mean, scale, teacher, num_factors, generator)
-    steps = FIRST_STEPS
+    steps = first_steps
     for most in weights_per_class:
         student.learn(most, steps)
-        steps = NEXT_STEPS
+        steps = next_steps
         loadings = student.loadings * student.is_kept
         yield SparseFactors(
             mean,
