@@ -76,9 +76,9 @@ def sparse_layer(
         features: [N, D], float32.
         config: of the layer wanted; with preset "interpretable" its number of factors is taken, else `few_factors`.
         density: "interpretable": of the steps with at most 20 weights a class, and .7 of the evidence in the five
-            largest parts, the one with the best held-out likelihood; "auto": the sparsest step whose held-out likelihood lies within one
-            paired standard error of the best one (Breiman et al. 1984), the tuned layer among them; a number: this
-            share of the loadings.
+            largest parts, the one with the best held-out likelihood; "auto": the sparsest step whose held-out
+            likelihood lies within one paired standard error of the best one (Breiman et al. 1984), the tuned layer
+            among them; a number: this share of the loadings.
         seed: of the path.
 
     Returns:

@@ -34,11 +34,12 @@ _BATCH_SIZE = 256
 # Adam moves every entry alike, so a score of D entries moves sqrt(D) as far: the rate of the projection follows.
 _PROJECTION_RATE, _LOADING_RATE = 0.04, 1e-2
 _WARMUP_STEPS = 20
-# Rows are moved at most this far towards another row.
-_MIXING = 0.5
+# Rows are moved at most this far towards another row; so many of them are made, and the teacher asked once for each.
+_MIXING, _MIXED_ROWS = 0.5, 32_768
 # Precisions of Gaussian priors, of N images: of the projection around its start, and of the loadings around zero.
 _PROJECTION_PRECISION, LOADING_PRECISION = 0.1, 1.0
 _RIDGE = 1e-2
+_ROWS_AT_ONCE = 4096
 # No loading of a factor is more than this many times the second: every factor speaks for two classes or more. One of a
 # single class would be that class's own logit, and "a bass, because it is a bass" is short but no reason.
 MOST_OVER_SECOND = 2.0
@@ -134,11 +135,19 @@ class _Student:
         num_factors: int,
         generator: torch.Generator,
     ) -> None:
-        self._features, self._teacher, self._generator = features, teacher, generator
-        self._mean, self._scale = mean, scale
-        x = features * scale - mean
-        logits = torch.cat([teacher(rows) for rows in features.split(4096)]).clamp_min(1e-12).log()
+        self._generator = generator
+        self._x = x = features * scale - mean
+        logits = torch.cat([teacher(rows) for rows in features.split(_ROWS_AT_ONCE)]).clamp_min(1e-12).log()
         logits = logits - logits.mean(dim=1, keepdim=True)  # [N, C]
+        self._pairs = torch.randint(len(x), (2, _MIXED_ROWS), generator=generator)
+        self._shares = _MIXING * torch.rand(_MIXED_ROWS, generator=generator).to(x)
+        mixed = (
+            torch.lerp(features[first], features[second], share[:, None])
+            for first, second, share in zip(
+                *(t.split(_ROWS_AT_ONCE) for t in (*self._pairs, self._shares)), strict=True
+            )
+        )
+        self._answers = torch.cat([teacher(rows) for rows in mixed])  # [_MIXED_ROWS, C]
         weight = _ridge(x, logits - logits.mean(0))  # [D, C]: the teacher, nearly
         # A factor begins as a mixture of classes, for some and against others, at unit spread: classes share it.
         mixture = torch.randn(logits.shape[1], num_factors, generator=generator).to(x)
@@ -157,7 +166,7 @@ class _Student:
     def learn(self, most: int, steps: int) -> None:
         """Prune to `most` loadings a class within a share of `steps`, and learn in all of them."""
         D = len(self.projection)
-        N, before = len(self._features), int(self.is_kept.sum(0).max())
+        N, before = len(self._x), int(self.is_kept.sum(0).max())
         rates = [
             {"params": [self.projection], "lr": _PROJECTION_RATE / math.sqrt(D)},
             {"params": [self.offset, self.loadings, self.bias], "lr": _LOADING_RATE},
@@ -168,10 +177,10 @@ class _Student:
         )
         last = int(_PRUNING_ENDS * steps)
         for step in range(steps):
-            rows = self._mixed_rows()
-            scores = F.relu((rows * self._scale - self._mean) @ self.projection + self.offset)
+            drawn = torch.randint(_MIXED_ROWS, (_BATCH_SIZE,), generator=self._generator)
+            scores = F.relu(self._mixed(drawn) @ self.projection + self.offset)
             loadings = self.loadings * self.is_kept
-            loss = F.cross_entropy(scores @ loadings + self.bias, self._teacher(rows))
+            loss = F.cross_entropy(scores @ loadings + self.bias, self._answers[drawn])
             loss = loss + _PROJECTION_PRECISION / (2 * N) * (self.projection - self._start).square().sum()
             loss = loss + LOADING_PRECISION / (2 * N) * loadings.square().sum()
             optimizer.zero_grad()
@@ -198,12 +207,10 @@ class _Student:
             second = (self.loadings * self.is_kept).topk(2, dim=1).values[:, 1:]
             self.loadings.copy_(torch.minimum(self.loadings, MOST_OVER_SECOND * second))
 
-    def _mixed_rows(self) -> Tensor:
-        """Rows between two training rows, [B, D]."""
-        N = len(self._features)
-        first, second = torch.randint(N, (2, _BATCH_SIZE), generator=self._generator)
-        share = _MIXING * torch.rand(_BATCH_SIZE, 1, generator=self._generator)
-        return torch.lerp(self._features[first], self._features[second], share.to(self._features))
+    def _mixed(self, drawn: Tensor) -> Tensor:
+        """Some of the rows between two training rows, scaled and centred, [B, D]."""
+        pair, share = self._pairs[:, drawn], self._shares[drawn, None]
+        return torch.lerp(self._x[pair[0]], self._x[pair[1]], share)
 
 
 def _ridge(x: Tensor, y: Tensor) -> Tensor:
