@@ -120,6 +120,15 @@ def test_a_trained_layer_is_not_tuned_on_later(tmp_path: Path) -> None:
         trainer_with(tmp_path).train(resume_from_checkpoint=True)
 
 
+def test_a_preset_of_another_kind_is_kept_and_said(tmp_path: Path) -> None:
+    trainer = trainer_with(tmp_path, runs.classifier("resnet", preset="released"), values={"save_strategy": "no"})
+    trainer.train()
+    report = TuningReport.of(tuning_entry(trainer.state.log_history))
+    expected = "Logistic regression is not tried, because its equivalent cannot have preset='released'."
+    assert (report.chosen, report.notes) == ("trained", [expected])
+    assert trainer.model.config.loading_concentration == "per_factor"
+
+
 def test_what_the_convex_layer_cannot_have_is_kept_and_said(tmp_path: Path) -> None:
     model = runs.classifier("resnet", loading_density=0.5)
     trainer = trainer_with(tmp_path, model, values={"tune_keeps": ["projection"], "kl_local_weight": 0.25})
