@@ -23,6 +23,9 @@ results.json has it under "tuning". Flags of the decision layer such as --loadin
 every candidate. --tune_head false trains once, as does anything a search knows nothing of (class weights, early
 stopping, ...), and the run says so.
 
+With --cache_features --feature_views 4 the cache keeps four views of every training image, the plain one and three
+under --augmentation; the backbone runs over each of them once, and an epoch reads one view of every image.
+
 A run that was interrupted goes on from its last whole checkpoint when started again with the same command.
 --push_to_hub --hub_model_id alice/vit-bndl publishes every saved checkpoint and, at the end, the model with its
 results; scripts/publish.py does it later, and shows beforehand what would be sent.
@@ -269,7 +272,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "training images out."
         )
     model, processor = build_model(model_arguments, dataset)
-    augmentation = "none" if arguments.cache_features else data_arguments.augmentation
+    is_plain = arguments.cache_features and arguments.feature_views == 1
+    augmentation = "none" if is_plain else data_arguments.augmentation
     train_dataset = dataset.with_pixel_values("train", processor, augmentation=augmentation)
     if arguments.process_index == 0:
         print(describe_images(dataset, train_dataset, model.config))
@@ -340,11 +344,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 def decide_on_tuning(trainer: BNDLTrainer, model_arguments: ModelArguments) -> None:
     """Tune the decision layer unless told otherwise, by a flag or by something that a search cannot do."""
     arguments = trainer.args
-    reasons = trainer.why_not_tuned() if arguments.tune_head is None else []
-    if arguments.tune_head is None:
-        arguments.tune_head = not reasons
-    if arguments.tune_head:
+    reasons: list[str] = []
+    if arguments.tune_head is not False:
         arguments.tune_keeps = sorted({*(arguments.tune_keeps or ()), *model_arguments.config_fields()})
+    if arguments.tune_head is None:
+        reasons = trainer.why_not_tuned()
+        arguments.tune_head = not reasons
     if reasons and trainer.is_world_process_zero():
         print(f"The decision layer is trained, not tuned (--tune_head), because {'; '.join(reasons)}.")
 

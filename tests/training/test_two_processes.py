@@ -45,7 +45,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
 
 
 def assert_same_step(one: dict[str, Any], other: dict[str, Any]) -> None:
-    for name in ("loss", "grad_norm", "nll", "kl_local", "kl_global", "sparsity", "epoch"):
+    for name in ("loss", "grad_norm", "nll", "kl_scores", "kl_loadings", "sparsity", "epoch"):
         assert other["log"][name] == pytest.approx(one["log"][name], rel=1e-5), name
     assert one["weights"].keys() == other["weights"].keys()
     for name, tensor in one["weights"].items():
@@ -83,7 +83,7 @@ def test_a_short_last_batch_weighs_by_its_images_in_the_log(tmp_path: Path) -> N
     )
     for trainer in (halves, whole):
         trainer.train()
-    for name in ("nll", "kl_local", "kl_global"):
+    for name in ("nll", "kl_scores", "kl_loadings", "loss"):
         assert runs.step_logs(halves)[0][name] == pytest.approx(runs.step_logs(whole)[0][name], rel=1e-5)
 
 

@@ -63,8 +63,15 @@ class BNDLTrainingArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "With --freeze_backbone: run the backbone once over every image, keep the features on disk, and "
-            "train on those, some ten thousand images a second on a CPU core. One view per image, so without random "
-            "augmentation."
+            "train on those, some ten thousand images a second on a CPU core. One view of each image, without random "
+            "augmentation, unless --feature_views says more."
+        },
+    )
+    feature_views: int = field(
+        default=1,
+        metadata={
+            "help": "With --cache_features: views of each training image that are kept, the plain image and others "
+            "under the random augmentation; an epoch reads one of each image, in turn. Evaluations read plain images."
         },
     )
     feature_cache_dir: str | None = field(
@@ -157,6 +164,13 @@ class BNDLTrainingArguments(TrainingArguments):
             raise ValueError(f"num_eval_samples={self.num_eval_samples}: a t-test needs 2 draws or more; 0 draws none.")
         if self.feature_batch_size < 1:
             raise ValueError(f"feature_batch_size={self.feature_batch_size} images at a time; pass 1 or more.")
+        if self.feature_views < 1:
+            raise ValueError(f"feature_views={self.feature_views} views of each image; pass 1 or more.")
+        if self.feature_views > 1 and not self.cache_features:
+            raise ValueError(
+                f"feature_views={self.feature_views} are views in the cache, and cache_features is off; pass "
+                "cache_features=True (--cache_features) too. Without a cache every epoch draws a new view."
+            )
         if self.num_train_epochs <= 0 and self.max_steps <= 0:
             raise ValueError(f"num_train_epochs={self.num_train_epochs} trains nothing; pass a number above 0.")
         if self.cache_features and not self.freeze_backbone:

@@ -76,6 +76,7 @@ def tune_decision_layer(
     seed: int = 0,
     keep: Sequence[str] = (),
     report: TuningReport | None = None,
+    then: Callable[[PosteriorHead, Candidate, Sequence[Split]], PosteriorHead] | None = None,
 ) -> PosteriorHead:
     """The best of the candidates by held-out likelihood, with a temperature from the same rows.
 
@@ -90,6 +91,7 @@ def tune_decision_layer(
         seed: of the folds.
         keep: fields of `config` that stay as they are whatever is chosen, as if they departed from the preset.
         report: is told what is tried and chosen; it is logged all the same.
+        then: makes the layer that is returned of the best one, its candidate and the splits (density.py does).
 
     Returns:
         A fitted layer. Its temperature is that of the held-out rows.
@@ -135,9 +137,9 @@ def tune_decision_layer(
             "images do not determine it (all are right, say).",
             warns=True,
         )
-    layer = best.fit(features, labels)
+    layer = best.fit(x, y)
     layer.set_temperature(best.temperature)
-    return layer
+    return layer if then is None else then(layer, best, splits)
 
 
 def _splits(x: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor] | None, seed: int) -> list[Split]:
@@ -279,7 +281,7 @@ def layer_from_regression(
     layer = BNDLDecisionLayer(config)
     start_from_dense(layer, regression.weight.T, regression.bias, signed)
     lowest, highest = config.min_concentration, config.max_concentration
-    constant = _raw_concentration(torch.tensor(highest), lowest)
+    constant = raw_concentration(torch.tensor(highest), lowest)
     assert isinstance(layer.score_concentration, PerFactorAffine)
     nn.init.zeros_(layer.score_concentration.weight)
     nn.init.constant_(layer.score_concentration.bias, constant.item())
@@ -292,7 +294,7 @@ def layer_from_regression(
     ratio = variance / layer.raw_loadings.square()  # infinite where the loading is zero, and its variance zero
     k = torch.where(layer.raw_loadings > 0, concentration_of(ratio, lowest, highest), highest)
     assert isinstance(layer.loading_concentration, nn.Parameter)
-    layer.loading_concentration.copy_(_raw_concentration(k, lowest))
+    layer.loading_concentration.copy_(raw_concentration(k, lowest))
     return layer.eval()
 
 
@@ -306,7 +308,7 @@ def concentration_of(relative: Tensor, lowest: float, highest: float) -> Tensor:
     return ((low + high) / 2).exp()
 
 
-def _raw_concentration(k: Tensor, floor: float) -> Tensor:
+def raw_concentration(k: Tensor, floor: float) -> Tensor:
     """x with softplus(x) + floor = k."""
     above = (k - floor).clamp_min(1e-6)
     return above + torch.log(-torch.expm1(-above))
