@@ -136,7 +136,7 @@ def test_a_layer_to_read_is_made_of_the_one_that_was_chosen(tmp_path: Path, monk
     trainer = trainer_with(tmp_path, model, values={"tune_keeps": ["preset", "num_factors"]})
     trainer.train()
     report = TuningReport.of(tuning_entry(trainer.state.log_history))
-    assert report.chosen == "logistic regression"
+    assert (report.chosen, report.is_made_sparse) == ("logistic regression", True)
     assert "Made sparse for preset='interpretable': 12 factors" in report.notes[-1]
     assert trainer.decision_layer.raw_loadings.shape == (12, 3)
     assert (model.config.preset, model.config.temperature) == ("interpretable", report.temperature)

@@ -160,8 +160,8 @@ class TunedTraining(Trainer):
             held_out = eval_dataset.features, eval_dataset.labels
         elif eval_dataset is not None:
             report.note("eval_dataset holds several datasets, so folds of the training images are held out.")
-        model = self.accelerator.unwrap_model(self.model)
-        wanted, keep = copy.deepcopy(model.config), list(self.args.tune_keeps or ())
+        wanted = copy.deepcopy(self.accelerator.unwrap_model(self.model).config)
+        keep = list(self.args.tune_keeps or ())
         if not wanted.kl_local_weight_is_measured:
             keep.append("kl_local_weight")
         density = wanted_density(wanted)
@@ -187,22 +187,24 @@ class TunedTraining(Trainer):
             if density is not None and report.is_memorised:
                 layer = train(x, y, wanted)
         if density is not None and not report.is_memorised:
-            report.temperature = layer.config.temperature
+            report.is_made_sparse, report.temperature = True, layer.config.temperature
             per_class = (layer.factor_loadings > 0).float().sum(0).mean()
             report.note(
                 f"Made sparse for preset={wanted.preset!r}: {layer.config.num_factors} factors, {per_class:.3g} "
                 f"loadings a class, temperature {report.temperature:.3f}."
             )
-        shared: list[Any] = [
-            layer_fields(layer.config),
-            {name: t.cpu() for name, t in layer.state_dict().items()},
-            report,
-        ]
+        return self._put_into_model(layer, report)
+
+    def _put_into_model(self, layer: PosteriorHead, report: TuningReport) -> TuningReport:
+        """Make `layer` the decision layer of the model, in every process that of the first one; its report."""
+        weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
+        shared: list[Any] = [layer_fields(layer.config), weights, report]
         if self.args.world_size > 1:
             broadcast_object_list(shared)  # what the first process found, whatever rounding did to the others
         values, weights, report = shared
+        train_dataset: Any = self.train_dataset
         values["num_training_images"] = len(train_dataset)
-        replace_decision_layer(model, values, weights)
+        replace_decision_layer(self.accelerator.unwrap_model(self.model), values, weights)
         self.optimizer = self.lr_scheduler = None
         self.create_optimizer_and_scheduler(self.state.max_steps)
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
