@@ -25,13 +25,14 @@ from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.candidates import Candidate
 from bndl_hf.training.class_balance import known_labels
 from bndl_hf.training.density import default_config, sparse_layer, wanted_density
 from bndl_hf.training.features import FeatureDataset
-from bndl_hf.training.layer_training import enough_epochs, train_layer
+from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.pruning import LoadingPruner
-from bndl_hf.training.tuning import Candidate, tune_decision_layer
+from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import ENTRY, TuningReport, tuning_of_checkpoint
 
 logger = logging.get_logger(__name__)
@@ -172,7 +173,7 @@ class TunedTraining(Trainer):
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
             progress = _Progress(bar)
 
-            def train(features: Tensor, labels: Tensor, config: BNDLConfig = config) -> PosteriorHead:
+            def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
                 arguments = self._arguments_of_candidate(scratch, len(labels))
                 dataset = FeatureDataset(features, labels)
                 return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
@@ -231,6 +232,8 @@ class TunedTraining(Trainer):
             "report_to": [],
             "disable_tqdm": True,
         }
+        if arguments.decision_layer_learning_rate == BNDLTrainingArguments.decision_layer_learning_rate:
+            values["decision_layer_learning_rate"] = learning_rate_of(num_images)
         for name, value in values.items():
             setattr(arguments, name, value)
         return arguments
