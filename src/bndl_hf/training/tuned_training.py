@@ -174,7 +174,7 @@ class TunedTraining(Trainer):
             progress = _Progress(bar)
 
             def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
-                arguments = self._arguments_of_candidate(scratch, len(labels))
+                arguments = self._arguments_of_candidate(scratch, len(labels), config)
                 dataset = FeatureDataset(features, labels)
                 return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
 
@@ -211,7 +211,7 @@ class TunedTraining(Trainer):
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
         return report
 
-    def _arguments_of_candidate(self, output_dir: str, num_images: int) -> BNDLTrainingArguments:
+    def _arguments_of_candidate(self, output_dir: str, num_images: int, config: BNDLConfig) -> BNDLTrainingArguments:
         """This Trainer's arguments, for a training that leaves nothing but its weights."""
         arguments = copy.copy(self.args)
         batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
@@ -232,7 +232,8 @@ class TunedTraining(Trainer):
             "report_to": [],
             "disable_tqdm": True,
         }
-        if arguments.decision_layer_learning_rate == BNDLTrainingArguments.decision_layer_learning_rate:
+        plain_rate = BNDLTrainingArguments.decision_layer_learning_rate
+        if config.feature_noise > 0 and arguments.decision_layer_learning_rate == plain_rate:
             values["decision_layer_learning_rate"] = learning_rate_of(num_images)
         for name, value in values.items():
             setattr(arguments, name, value)
