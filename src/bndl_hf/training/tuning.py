@@ -271,7 +271,7 @@ def layer_from_regression(
     layer = BNDLDecisionLayer(config)
     start_from_dense(layer, regression.weight.T, regression.bias, signed)
     lowest, highest = config.min_concentration, config.max_concentration
-    constant = _raw_concentration(torch.tensor(highest), lowest)
+    constant = raw_concentration(torch.tensor(highest), lowest)
     assert isinstance(layer.score_concentration, PerFactorAffine)
     nn.init.zeros_(layer.score_concentration.weight)
     nn.init.constant_(layer.score_concentration.bias, constant.item())
@@ -284,7 +284,7 @@ def layer_from_regression(
     ratio = variance / layer.raw_loadings.square()  # infinite where the loading is zero, and its variance zero
     k = torch.where(layer.raw_loadings > 0, concentration_of(ratio, lowest, highest), highest)
     assert isinstance(layer.loading_concentration, nn.Parameter)
-    layer.loading_concentration.copy_(_raw_concentration(k, lowest))
+    layer.loading_concentration.copy_(raw_concentration(k, lowest))
     return layer.eval()
 
 
@@ -298,7 +298,7 @@ def concentration_of(relative: Tensor, lowest: float, highest: float) -> Tensor:
     return ((low + high) / 2).exp()
 
 
-def _raw_concentration(k: Tensor, floor: float) -> Tensor:
+def raw_concentration(k: Tensor, floor: float) -> Tensor:
     """x with softplus(x) + floor = k."""
     above = (k - floor).clamp_min(1e-6)
     return above + torch.log(-torch.expm1(-above))
