@@ -22,8 +22,8 @@ from bndl_hf.model.logit_posterior import LogitPosterior
 from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.predictive import predict_exactly
 from bndl_hf.model.weibull import WeibullPosterior
+from bndl_hf.training.convex_layer import concentration_of, raw_concentration
 from bndl_hf.training.features import FeatureDataset
-from bndl_hf.training.tuning import concentration_of, raw_concentration
 from bndl_hf.uncertainty.recalibration import fit_temperature
 
 logger = logging.get_logger(__name__)
