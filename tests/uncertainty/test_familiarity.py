@@ -165,5 +165,5 @@ def test_familiarity_of_another_backbone_is_refused(layer):
 def test_scores_that_need_familiarity_say_so(layer, name):
     prediction = layer.predict(rows(3, 0)[0])
     assert name not in ood_scores(prediction)
-    with pytest.raises(ValueError, match="a model without familiarity; call model.set_familiarity"):
+    with pytest.raises(ValueError, match=r"a model without familiarity; call model\.set_familiarity"):
         OOD_SCORES[name](prediction)

@@ -74,8 +74,8 @@ class Familiarity(nn.Module):
         min_c |A (h - m_c)|, where A^T A is the inverse covariance: A = (I - V diag(shrinkage) V^T) / noise_std.
         """
         centre = self.class_means.mean(dim=0)  # so that squares of what all features share do not cancel
-        whitened = [self._whiten(rows - centre) for rows in (features.float(), self.class_means)]
-        return torch.cdist(*whitened).amin(dim=-1)
+        h, means = self._whiten(features.float() - centre), self._whiten(self.class_means - centre)
+        return torch.cdist(h, means).amin(dim=-1)  # [B, C] -> [B]
 
     def _whiten(self, rows: Tensor) -> Tensor:
         """A times rows [N, D], whose directions then all have unit variance within the classes."""

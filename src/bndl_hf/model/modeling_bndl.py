@@ -328,7 +328,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         store_conformal(self._configurations(), predictor)
 
     def set_familiarity(self, familiarity: Familiarity | None) -> None:
-        """Say how familiar an image is (`BNDLPrediction.fisher_statistic`, `mahalanobis_distance`); saved with the model.
+        """Let predictions say how familiar an image is (`BNDLPrediction.fisher_statistic`); saved with the model.
 
         Args:
             familiarity: what `bndl_hf.uncertainty.fit_familiarity` returned, or None to stop.
