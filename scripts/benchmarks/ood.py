@@ -34,7 +34,7 @@ from bndl_hf.data.image_dataset import DataArguments, load_image_dataset
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.plots import save_figure, uncertainty_histograms
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.uncertainty import fit_familiarity, ood_aupr, ood_auroc, ood_fpr95, ood_scores
+from bndl_hf.uncertainty import fit_familiarity, ood_auroc, ood_fpr95, ood_scores
 from bndl_hf.utils.command_line import run
 from common import Arguments, finish_runs, mean_over_seeds, parse_command, table
 from declared import DIGITS, Declaration, draw_rows, read_declarations, read_tensors, written
@@ -119,12 +119,12 @@ def outsiders(declaration: Declaration, task: FeatureTask, features_dir: str, se
 
 
 def judge(layer: PosteriorHead, inside: Tensor, ood: dict[str, Tensor]) -> dict[str, Any]:
-    """AUROC, FPR95 and AUPR by set and score."""
+    """AUROC and FPR95 by set and score."""
     scores = ood_scores(layer.predict(inside))
-    figures: dict[str, Any] = {"auroc": {}, "fpr95": {}, "aupr": {}}
+    figures: dict[str, Any] = {"auroc": {}, "fpr95": {}}
     for name, images in ood.items():
         others = ood_scores(layer.predict(images))
-        for measure, function in (("auroc", ood_auroc), ("fpr95", ood_fpr95), ("aupr", ood_aupr)):
+        for measure, function in (("auroc", ood_auroc), ("fpr95", ood_fpr95)):
             figures[measure][name] = {score: function(scores[score], others[score]) for score in scores}
     return figures
 
