@@ -196,7 +196,7 @@ def as_table(means: list[dict[str, Any]], head: str) -> list[dict[str, str]]:
     return [
         {"task": row["task"], "out-of-distribution images": row["ood_dataset"].replace("_", " ")}
         | {"1 - max p": f"{row[BASELINE]:.3f}"}
-        | {score: f"{row[score] - row[BASELINE]:+.3f}" for score in SHOWN}
+        | {score.replace("_", " "): f"{row[score] - row[BASELINE]:+.3f}" for score in SHOWN}
         for row in means
         if row["head"] == head
     ]

@@ -55,7 +55,7 @@ def fit_familiarity(
         >>> from bndl_hf.model.decision_layer import BNDLDecisionLayer
         >>> layer = BNDLDecisionLayer(BNDLConfig(feature_dim=8, num_labels=3)).eval()
         >>> layer.set_familiarity(fit_familiarity(layer, torch.rand(60, 8), torch.arange(60) % 3, torch.rand(40, 8)))
-        >>> prediction = layer.predict(torch.tensor([[0.5] * 8, [9.0] * 8]))
+        >>> prediction = layer.predict(torch.cat([torch.rand(1, 8), torch.full((1, 8), 9.0)]))
         >>> (prediction.fisher_statistic[1] > 10 * prediction.fisher_statistic[0]).item()
         True
     """
