@@ -26,7 +26,7 @@ from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.class_balance import known_labels
 from bndl_hf.training.features import FeatureDataset
-from bndl_hf.training.layer_training import enough_epochs, train_layer
+from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.pruning import LoadingPruner
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import ENTRY, TuningReport, tuning_of_checkpoint
@@ -155,7 +155,7 @@ class TunedTraining(Trainer):
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
             progress = _Progress(bar)
 
-            def train(features: Tensor, labels: Tensor) -> PosteriorHead:
+            def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
                 arguments = self._arguments_of_candidate(scratch, len(labels))
                 dataset = FeatureDataset(features, labels)
                 return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
@@ -206,6 +206,8 @@ class TunedTraining(Trainer):
             "report_to": [],
             "disable_tqdm": True,
         }
+        if arguments.decision_layer_learning_rate == BNDLTrainingArguments.decision_layer_learning_rate:
+            values["decision_layer_learning_rate"] = learning_rate_of(num_images)
         for name, value in values.items():
             setattr(arguments, name, value)
         return arguments
