@@ -74,7 +74,8 @@ def sparse_layer(
         fit: makes such a layer of other rows.
         splits: rows to learn from and rows to choose on; the path of `features` is used where they are those rows.
         features: [N, D], float32.
-        config: of the layer wanted; with preset "interpretable" its number of factors is taken, else `few_factors`.
+        config: of the layer wanted. With preset "interpretable" its number of factors is taken, and every factor speaks
+            for two classes or more; else `few_factors`, of which any may be a single class's.
         density: "interpretable": of the steps with at most 20 weights a class, and .7 of the evidence in the five
             largest parts, the one with the best held-out likelihood; "auto": the sparsest step whose held-out
             likelihood lies within one paired standard error of the best one (Breiman et al. 1984), the tuned layer
@@ -92,12 +93,12 @@ def sparse_layer(
         config.num_factors = few_factors(features.shape[1], config.num_labels)
     K = config.num_factors
     assert K is not None
-    ladder = _ladder(density, K)
+    ladder, shared = _ladder(density, K), config.preset == INTERPRETABLE
     splits = _enough(splits)
     paths, teachers = [], []
     for split in splits:
         teachers.append(layer if _has_all(split, features) else fit(split.features, split.labels))
-        paths.append(list(sparse_path(_answers(teachers[-1]), split.features, K, ladder, seed)))
+        paths.append(list(sparse_path(_answers(teachers[-1]), split.features, K, ladder, seed, shared)))
     dense = _judge(0, splits, teachers)
     steps = [_judge(most, splits, [layer_of(config, path[i]) for path in paths]) for i, most in enumerate(ladder)]
     for step in (dense, *steps):
@@ -114,7 +115,7 @@ def sparse_layer(
     if _has_all(splits[0], features):
         factors = paths[0][place]
     else:
-        *_, factors = sparse_path(_answers(layer), features, K, ladder[: place + 1], seed)
+        *_, factors = sparse_path(_answers(layer), features, K, ladder[: place + 1], seed, shared)
 
     def with_scale(scale: float) -> tuple[BNDLPrediction, Tensor]:
         layers = [
