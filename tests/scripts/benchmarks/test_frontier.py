@@ -38,7 +38,7 @@ def test_the_frontier_has_all_curves_and_an_interrupted_one_goes_on(tmp_path, ca
     for head in ("sparse", "shared"):
         ours = [run for run in runs if run["head"] == head]
         assert [run["point"] for run in ours] == [5, 1]  # of 20 factors none has 30
-        assert [run["weights_per_class"] <= run["point"] for run in ours] == [True, True]
+        assert all(run["weights_per_class"] <= run["point"] + 1e-6 for run in ours)
         assert ours[0]["accuracy"] > 0.9
         assert ours[0]["evidence_share"] > 0.99
     path = [run for run in runs if run["head"] == "elastic net"]
