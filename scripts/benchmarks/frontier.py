@@ -25,8 +25,8 @@ from bndl_hf.baselines import FeatureTask, PosteriorClassifier, current_defaults
 from bndl_hf.interpretability import explanation_length
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.model.presets import few_factors
 from bndl_hf.plots import save_figure, sparsity_frontier_plot
+from bndl_hf.training.density import few_factors
 from bndl_hf.training.sparse_path import layer_of, sparse_path
 from bndl_hf.utils.command_line import run
 from bndl_hf.utils.results import read_finished

@@ -19,7 +19,7 @@ from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.model.presets import MOST_WEIGHTS_TO_READ, few_factors
+from bndl_hf.model.presets import MOST_WEIGHTS_TO_READ
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.sparse_path import LOADING_PRECISION, SparseFactors, layer_of, sparse_path
 from bndl_hf.training.tuning import VARIANCE_SCALES, concentration_of, raw_concentration
@@ -37,6 +37,8 @@ _LADDERS = {INTERPRETABLE: WEIGHTS_TO_READ, AUTO: WEIGHTS_TO_COMPARE}
 PARTS_TO_READ, SHARE_TO_READ = 5, 0.7
 # Folds are held out until there are so many rows to choose on.
 _ENOUGH_ROWS = 500
+# Factors: two a class, so that with ten loadings a class five classes share one; of few classes not too few.
+_FACTORS_PER_CLASS, _FEWEST_FACTORS = 2, 20
 
 Fit = Callable[[Tensor, Tensor], PosteriorHead]
 
@@ -74,8 +76,8 @@ def sparse_layer(
         fit: makes such a layer of other rows.
         splits: rows to learn from and rows to choose on; the path of `features` is used where they are those rows.
         features: [N, D], float32.
-        config: of the layer wanted. With preset "interpretable" its number of factors is taken, and every factor speaks
-            for two classes or more; else `few_factors`, of which any may be a single class's.
+        config: of the layer wanted. Its number of factors is taken where it is not the default one, else `few_factors`.
+            With preset "interpretable" every factor speaks for two classes or more, else it may be a single class's.
         density: "interpretable": of the steps with at most 20 weights a class, and .7 of the evidence in the five
             largest parts, the one with the best held-out likelihood; "auto": the sparsest step whose held-out
             likelihood lies within one paired standard error of the best one (Breiman et al. 1984), the tuned layer
@@ -89,7 +91,7 @@ def sparse_layer(
         ValueError: another density; a configuration that such a layer cannot have.
     """
     config = copy.deepcopy(config)
-    if config.preset != INTERPRETABLE:
+    if config.num_factors == default_config(config).num_factors:
         config.num_factors = few_factors(features.shape[1], config.num_labels)
     K = config.num_factors
     assert K is not None
@@ -144,6 +146,11 @@ def wanted_density(config: BNDLConfig) -> float | str | None:
         num_labels=config.num_labels,
     )
     return INTERPRETABLE if config.loading_density == plain.loading_density else config.loading_density
+
+
+def few_factors(feature_dim: int, num_labels: int) -> int:
+    """K of a sparse layer."""
+    return min(max(_FACTORS_PER_CLASS * num_labels, _FEWEST_FACTORS), max(feature_dim, _FEWEST_FACTORS))
 
 
 def default_config(config: BNDLConfig) -> BNDLConfig:
