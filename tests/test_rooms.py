@@ -154,7 +154,7 @@ def test_the_check_reads_relative_and_absolute_imports_alike(tmp_path):
     by_name = {module_name(file): file for file in FILES}
     found = {name for _, name in our_imports(by_name["model.predictive"])}
     assert "model.student_t.student_t_p_value" in found
-    found = {name for _, name in our_imports(by_name["training.loss_terms"])}
+    found = {name for _, name in our_imports(by_name["training.trainer"])}
     assert "model.outputs.BNDLImageClassifierOutput" in found
     assert is_below("model.predictive.BNDLPrediction", ("model.predictive",))
     assert not is_below("model.predictive_extra", ("model.predictive",))

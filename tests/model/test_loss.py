@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bndl_hf import BNDLConfig
-from bndl_hf.model.loss import likelihood_loss, negative_elbo
+from bndl_hf.model.loss import elbo_terms, likelihood_loss, negative_elbo
 
 TERMS = torch.tensor(2.0), torch.tensor(30.0), torch.tensor(500.0)  # nll, local and global KL
 
@@ -29,6 +29,14 @@ def config(**kwargs):
 )
 def test_each_term_has_its_weight_and_scaling(kwargs, kl_scale, expected):
     assert negative_elbo(*TERMS, config(**kwargs), kl_scale).item() == pytest.approx(expected)
+
+
+def test_the_terms_come_as_they_enter_the_loss_likelihood_first():
+    terms = elbo_terms(*TERMS, config(num_training_images=50), kl_scale=0.5)
+    assert list(terms) == ["nll", "kl_scores", "kl_loadings"]
+    assert [term.item() for term in terms.values()] == pytest.approx([2.0, 0.5 * 0.1 * 30, 0.5 * 0.2 * 500 / 50])
+    unweighted = elbo_terms(*TERMS, config(kl_local_weight=0.0))  # N is unknown
+    assert [term.item() for term in unweighted.values()] == [2.0, 0.0, 0.0]
 
 
 def test_a_term_of_weight_zero_has_no_part_in_the_loss_or_its_gradient():

@@ -128,14 +128,14 @@ def test_the_likelihood_is_weighted_and_smoothed_while_training(
 ) -> None:
     trainer = layer_trainer(tmp_path, class_weights=given, label_smoothing_factor=smoothing)
     trainer.train()
-    (log,), config = runs.step_logs(trainer), trainer.model.config
+    (log,) = runs.step_logs(trainer)
     log_probs = trainer.logits.log_softmax(dim=-1)
     expected = 0.0
     for row, label in enumerate(trainer.labels.tolist()):
         nll = -(1 - smoothing) * log_probs[row, label] - smoothing * log_probs[row].mean()
         expected += weights[label] * nll.item() / 16
-    kl = config.kl_local_weight * log["kl_local"] + config.kl_global_weight * log["kl_global"] / 16
-    assert log["loss"] == pytest.approx(expected + kl, rel=1e-4)
+    assert log["likelihood_loss"] == pytest.approx(expected, rel=1e-4)
+    assert log["loss"] == pytest.approx(expected + log["kl_scores"] + log["kl_loadings"], rel=1e-4)
 
 
 def test_an_evaluation_knows_no_weights(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_only_adapters_and_the_decision_layer_move(tmp_path: Path) -> None:
     assert sum("lora_" in name for name in moved) == 2 * 2 * 2  # 2 layers, 2 projections, A and B
 
     for entry in step_logs(trainer):
-        assert min(entry["nll"], entry["kl_local"], entry["kl_global"]) > 0
+        assert min(entry["nll"], entry["kl_scores"], entry["kl_loadings"]) > 0
     ours = {id(parameter) for parameter in trainer.decision_layer.parameters()}
     for group in trainer.optimizer.param_groups:
         assert {id(p) in ours for p in group["params"]} == {group["initial_lr"] == 2e-2}

@@ -50,18 +50,34 @@ def test_without_a_warmup_the_kl_counts_from_the_first_step() -> None:
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
-def test_the_logged_loss_is_the_weighted_sum_of_the_logged_terms(warmup: float, tmp_path: Path) -> None:
-    trainer = runs.make_trainer(
-        tmp_path, max_steps=6, kl_local_weight=0.01, kl_global_weight=2.0, kl_warmup_ratio=warmup
-    )
+def test_the_logged_terms_add_up_to_the_logged_loss(warmup: float, tmp_path: Path) -> None:
+    weights = {"kl_local_weight": 0.01, "kl_global_weight": 2.0}
+    outputs: list[Any] = []
+    trainer = runs.make_trainer(tmp_path, max_steps=6, kl_warmup_ratio=warmup, **weights)
+    trainer.model.register_forward_hook(lambda _, __, output: outputs.append(output))
     trainer.train()
     logs = runs.step_logs(trainer)
     assert len(logs) == 6
-    for step, log in enumerate(logs):
+    for step, (log, output) in enumerate(zip(logs, outputs[-6:], strict=True)):
         scale = min(1.0, step / (6 * warmup)) if warmup else 1.0
-        expected = log["nll"] + scale * (0.01 * log["kl_local"] + 2.0 * log["kl_global"] / 16)  # 16 images
-        assert log["loss"] == pytest.approx(expected, rel=1e-5)
-        assert min(log["kl_local"], log["kl_global"]) > 1, "the KL terms would hide in rounding"
+        assert log["nll"] == pytest.approx(output.nll.item(), rel=1e-5)
+        assert log["kl_scores"] == pytest.approx(scale * 0.01 * output.kl_local.item(), rel=1e-5)
+        assert log["kl_loadings"] == pytest.approx(scale * 2.0 * output.kl_global.item() / 16, rel=1e-5)  # 16 images
+        assert log["loss"] == pytest.approx(log["nll"] + log["kl_scores"] + log["kl_loadings"], rel=1e-5)
+        assert scale == 0 or min(log["kl_scores"], log["kl_loadings"]) > 1e-3, "they would hide in rounding"
+
+
+def test_the_likelihood_is_logged_first_then_the_priors_then_the_loss(tmp_path: Path) -> None:
+    plain = runs.make_trainer(tmp_path, max_steps=1)
+    plain.train()
+    terms = ["kl_scores", "kl_loadings", "loss"]
+    assert list(runs.step_logs(plain)[0])[:4] == ["nll", *terms]
+    smoothed = runs.make_trainer(tmp_path, max_steps=1, label_smoothing_factor=0.3)
+    smoothed.train()
+    log = runs.step_logs(smoothed)[0]
+    assert list(log)[:5] == ["nll", "likelihood_loss", *terms]
+    assert log["nll"] == pytest.approx(runs.step_logs(plain)[0]["nll"]), "the plain one, comparable with eval_nll"
+    assert log["loss"] == pytest.approx(log["likelihood_loss"] + log["kl_scores"] + log["kl_loadings"], rel=1e-5)
 
 
 def test_terms_are_means_over_the_steps_since_the_last_log(tmp_path: Path) -> None:
@@ -72,7 +88,7 @@ def test_terms_are_means_over_the_steps_since_the_last_log(tmp_path: Path) -> No
         logs.append(runs.step_logs(trainer))
     singles, means = logs
     for part, mean in zip((singles[:3], singles[3:]), means, strict=True):
-        for name in ("loss", "nll", "kl_local", "kl_global"):
+        for name in ("loss", "nll", "kl_scores", "kl_loadings"):
             assert mean[name] == pytest.approx(np.mean([log[name] for log in part]), rel=1e-5)
 
 
@@ -110,9 +126,8 @@ def test_a_dataset_without_a_length_needs_the_number_of_images(tmp_path: Path, m
     trainer.model.config.num_training_images = 8
     trainer.train()
     for log in runs.step_logs(trainer):
-        config = trainer.model.config
-        expected = log["nll"] + config.kl_local_weight * log["kl_local"] + log["kl_global"] / 8
-        assert log["loss"] == pytest.approx(expected, rel=1e-5)
+        assert log["kl_loadings"] > 0
+        assert log["loss"] == pytest.approx(log["nll"] + log["kl_scores"] + log["kl_loadings"], rel=1e-5)
 
 
 @pytest.mark.parametrize(("normalize_features", "before_training"), [(True, [4, 4]), (False, [4])])

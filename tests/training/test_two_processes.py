@@ -45,7 +45,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
 
 
 def assert_same_step(one: dict[str, Any], other: dict[str, Any]) -> None:
-    for name in ("loss", "grad_norm", "nll", "kl_local", "kl_global", "sparsity", "epoch"):
+    for name in ("loss", "grad_norm", "nll", "kl_scores", "kl_loadings", "sparsity", "epoch"):
         assert other["log"][name] == pytest.approx(one["log"][name], rel=1e-5), name
     assert one["weights"].keys() == other["weights"].keys()
     for name, tensor in one["weights"].items():
@@ -83,7 +83,7 @@ def test_a_short_last_batch_weighs_by_its_images_in_the_log(tmp_path: Path) -> N
     )
     for trainer in (halves, whole):
         trainer.train()
-    for name in ("nll", "kl_local", "kl_global"):
+    for name in ("nll", "kl_scores", "kl_loadings", "loss"):
         assert runs.step_logs(halves)[0][name] == pytest.approx(runs.step_logs(whole)[0][name], rel=1e-5)
 
 
@@ -95,6 +95,13 @@ def test_two_processes_equal_one(whole_batch: dict[str, Any], two_processes: tup
 
 def test_the_processes_end_with_the_same_weights(two_processes: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = (outcome["weights"] for outcome in two_processes[1])
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_two_processes_choose_one_decision_layer(two_processes: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = (outcome["tuned"] for outcome in two_processes[1])
+    assert first["raw_loadings"].shape == (16, 3), "the equivalent of logistic regression has a factor a feature"
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
 

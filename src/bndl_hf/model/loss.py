@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,12 +29,14 @@ def likelihood_loss(
     return per_image.mean()
 
 
-def negative_elbo(
+def elbo_terms(
     nll: Tensor, kl_local: Tensor, kl_global: Tensor, config: BNDLConfig, kl_scale: float = 1.0
-) -> Tensor:
-    """Negative ELBO per image with named weights, in nats.
+) -> dict[str, Tensor]:
+    """The terms of the negative ELBO as they enter it, nats an image: they add up to it.
 
-        nll + kl_scale * (kl_local_weight * KL(theta) + kl_global_weight * KL(Phi) / N)
+        nll          as it is given
+        kl_scores    kl_scale * kl_local_weight * KL(theta)
+        kl_loadings  kl_scale * kl_global_weight * KL(Phi) / N
 
     Args:
         nll: mean negative log-likelihood of the batch.
@@ -41,11 +46,12 @@ def negative_elbo(
         kl_scale: warm-up factor in [0, 1] on both KL terms.
 
     Returns:
-        A scalar. While N is unknown and the scaling is "per_image", the loadings' KL is left out.
+        Scalars by name, the likelihood first. A term of weight zero is a zero that no gradient passes through; that of
+        the loadings has none while N is unknown and the scaling is "per_image".
 
-    With objective "sampled" and every weight at 1 this is Eq. 12. Departure: the default weighs the scores' KL down,
-    because at full weight the scores collapse to their prior and accuracy to chance; and its "exact" objective puts the
-    logarithm of the mean-field predictive where Eq. 12 has the expected log-likelihood, so it is not a bound.
+    With objective "sampled" and every weight at 1 their sum is Eq. 12. Departure: the default weighs the scores' KL
+    down, because at full weight the scores collapse to their prior and accuracy to chance; and its "exact" objective
+    puts the logarithm of the mean-field predictive where Eq. 12 has the expected log-likelihood, so it is not a bound.
     """
     if config.kl_global_scaling == "per_factor":
         global_weight = config.kl_global_weight / config.num_factors
@@ -56,8 +62,27 @@ def negative_elbo(
     local_weight = config.kl_local_weight
     if local_weight is None:
         local_weight = KL_LOCAL_BUDGET / config.num_factors
-    # A term of weight zero is left out, and with it the way back through it.
-    for weight, kl in ((kl_scale * local_weight, kl_local), (kl_scale * global_weight, kl_global)):
-        if weight:
-            nll = nll + weight * kl
-    return nll
+
+    def weighted(weight: float, kl: Tensor) -> Tensor:
+        return kl_scale * weight * kl if kl_scale * weight else torch.zeros_like(nll)
+
+    return {
+        "nll": nll,
+        "kl_scores": weighted(local_weight, kl_local),
+        "kl_loadings": weighted(global_weight, kl_global),
+    }
+
+
+def negative_elbo(
+    nll: Tensor, kl_local: Tensor, kl_global: Tensor, config: BNDLConfig, kl_scale: float = 1.0
+) -> Tensor:
+    """Negative ELBO, nats an image: the sum of `elbo_terms`, which has the arguments and the formula. A scalar."""
+    return add_up(elbo_terms(nll, kl_local, kl_global, config, kl_scale))
+
+
+def add_up(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss that `terms` are the parts of, a scalar."""
+    first, *others = terms.values()
+    for term in others:
+        first = first + term
+    return first

@@ -11,8 +11,11 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.uncertainty.measures import MEASURES
 
+# Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
+MIN_STEPS = 800
 # Measures of which less is better; transformers knows "loss" alone.
 _ERRORS = ("loss", "nll", *(name for name, measure in MEASURES.items() if measure.better == "smaller"))
 
@@ -28,7 +31,8 @@ class BNDLTrainingArguments(TrainingArguments):
         default=1e-3,
         metadata={
             "help": "Learning rate of the decision layer, which starts from nothing; learning_rate is the backbone's. "
-            "None (in Python) gives both learning_rate."
+            "None (in Python) gives both learning_rate. A search with --tune_head goes by the number of images instead "
+            "(up to 0.003) where this is the default."
         },
     )
     kl_local_weight: float | None = field(
@@ -60,12 +64,45 @@ class BNDLTrainingArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "With --freeze_backbone: run the backbone once over every image, keep the features on disk, and "
-            "train on those, some ten thousand images a second on a CPU core. One view per image, so without random "
-            "augmentation."
+            "train on those, some ten thousand images a second on a CPU core. One view of each image, without random "
+            "augmentation, unless --feature_views says more."
+        },
+    )
+    feature_views: int = field(
+        default=1,
+        metadata={
+            "help": "With --cache_features: views of each training image that are kept, the plain image and others "
+            "under the random augmentation; an epoch reads one of each image, in turn. Evaluations read plain images."
         },
     )
     feature_cache_dir: str | None = field(
         default=None, metadata={"help": "Where cached features live; default: <output_dir>/features."}
+    )
+    tune_head: bool | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: choose the decision layer on held-out images (the validation images, else "
+            "folds of the training images) instead of training it once: the trained layer and the non-negative "
+            "equivalent of logistic regression compete, and the better one gets a temperature from the same images "
+            "(docs/training.md). Default: finetune.py does so with --cache_features unless something asks for plain "
+            "training; a Trainer in Python does not.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+    tune_min_steps: int = field(
+        default=MIN_STEPS,
+        metadata={
+            "help": "With --tune_head: optimizer steps of its trained layer at least, unless --max_steps says it. "
+            "0: num_train_epochs as they are (finetune.py's default where --num_train_epochs is given)."
+        },
+    )
+    tune_keeps: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "With --tune_head: fields of the model's configuration that no candidate may change, such as "
+            "loading_density; finetune.py adds those given as flags."
+        },
     )
     feature_batch_size: int = field(
         default=256, metadata={"help": "Images the backbone sees at a time while features are computed."}
@@ -128,10 +165,28 @@ class BNDLTrainingArguments(TrainingArguments):
             raise ValueError(f"num_eval_samples={self.num_eval_samples}: a t-test needs 2 draws or more; 0 draws none.")
         if self.feature_batch_size < 1:
             raise ValueError(f"feature_batch_size={self.feature_batch_size} images at a time; pass 1 or more.")
+        if self.feature_views < 1:
+            raise ValueError(f"feature_views={self.feature_views} views of each image; pass 1 or more.")
+        if self.feature_views > 1 and not self.cache_features:
+            raise ValueError(
+                f"feature_views={self.feature_views} are views in the cache, and cache_features is off; pass "
+                "cache_features=True (--cache_features) too. Without a cache every epoch draws a new view."
+            )
         if self.num_train_epochs <= 0 and self.max_steps <= 0:
             raise ValueError(f"num_train_epochs={self.num_train_epochs} trains nothing; pass a number above 0.")
         if self.cache_features and not self.freeze_backbone:
             raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")
+        if self.tune_head and not self.cache_features:
+            raise ValueError(
+                "tune_head=True searches on features that do not change; pass freeze_backbone=True and "
+                "cache_features=True too, or leave it out."
+            )
+        if self.tune_min_steps < 0:
+            raise ValueError(f"tune_min_steps={self.tune_min_steps} optimizer steps; pass 0 or more.")
+        if self.tune_keeps and self.tune_head is False:
+            raise ValueError(f"tune_keeps={self.tune_keeps} says what a search keeps, but tune_head=False; drop one.")
+        if unknown := sorted(set(self.tune_keeps or ()) - set(BNDLConfig.__dataclass_fields__)):
+            raise ValueError(f"tune_keeps names {', '.join(unknown)}; it takes fields of BNDLConfig.")
         if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
                 f"hub_strategy={HubStrategy(self.hub_strategy).value!r} would publish training_args.bin, which holds "

@@ -15,6 +15,7 @@ from transformers import Trainer
 
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.training.collating import FeatureBatch
+from bndl_hf.training.feature_views import cached_views
 from bndl_hf.training.features import FeatureDataset, cached_features
 
 
@@ -32,11 +33,12 @@ def training_on_features(trainer: Trainer) -> Iterator[None]:
     arguments: Any = trainer.args
 
     def cached(dataset: Any, name: str) -> FeatureDataset:
-        return cached_features(model, dataset, arguments, trainer.processing_class, collate, name)
+        compute = cached_views if name == "train" and arguments.feature_views > 1 else cached_features
+        return compute(model, dataset, arguments, trainer.processing_class, collate, name)
 
     train_dataset: Any = cached(trainer.train_dataset, "train")
     eval_dataset: Any = trainer.eval_dataset
-    if trainer.args.eval_strategy == "no" and not trainer.args.eval_on_start:
+    if arguments.eval_strategy == "no" and not arguments.eval_on_start and not arguments.tune_head:
         pass  # a callback that evaluates all the same does so on images
     elif isinstance(eval_dataset, dict):
         eval_dataset = {name: cached(dataset, name) for name, dataset in eval_dataset.items()}

@@ -1,7 +1,8 @@
 """Features of a frozen backbone: a dataset of them, and the cache on disk that they are read from.
 
 `cached_features` runs a backbone once over a dataset and keeps the result, keyed by everything that decides it
-(shards.py). cached_training.py trains on it, fitting.py on features you already have.
+(shards.py). feature_views.py keeps several views of each image, cached_training.py trains on them, fitting.py on
+features you already have.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class FeatureDataset(Dataset):
             raise ValueError(f"labels are of dtype {labels.dtype}; a label is a whole number, the class of its row.")
         self.features, self.labels = features, labels.long()
 
+    def all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [N, D], labels [N] and the image [N] each row shows: one row an image here."""
+        return self.features, self.labels, torch.arange(len(self))
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -96,11 +101,11 @@ def cached_features(
             f"cache_features needs a datasets.Dataset, whose fingerprint says when features go stale; the {name} "
             f"dataset is a {type(dataset).__name__}. Pass one, or cache_features=False."
         )
-    transform = (dataset.format["format_kwargs"] or {}).get("transform")
-    if getattr(transform, "augment", None) is not None:
+    if getattr(transform_of(dataset), "augment", None) is not None:
         raise ValueError(
             f"cache_features keeps one view of each image, but the {name} dataset changes its images at random "
-            "(augmentation). Pass augmentation='none', or cache_features=False."
+            "(augmentation). Pass augmentation='none', cache_features=False or, of training images, feature_views=4 "
+            "(--feature_views 4) to keep that many views of each."
         )
     _check_rows_repeat(dataset, collate, name)
     key = cache_key(model, dataset, processor, arguments)
@@ -120,6 +125,12 @@ def cached_features(
     features = concatenate([read_shard(shard) for shard in shards])
     logger.info("Features of %s: %d images, kept in %s", name, len(dataset), folder)
     return FeatureDataset(features["features"], features["labels"])
+
+
+def transform_of(dataset: Any) -> Any:
+    """The callable that makes the rows of a `datasets.Dataset`; None where there is none."""
+    described = getattr(dataset, "format", None) or {}
+    return (described.get("format_kwargs") or {}).get("transform")
 
 
 def _check_rows_repeat(dataset: Any, collate: Any, name: str) -> None:

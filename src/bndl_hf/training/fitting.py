@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
+from bndl_hf.training.arguments import HEAD_DEFAULTS, MIN_STEPS, BNDLTrainingArguments
+from bndl_hf.training.candidates import Candidate
 from bndl_hf.training.density import check_density, default_config, sparse_layer, wanted_density
-from bndl_hf.training.features import FeatureDataset, keep_batch
+from bndl_hf.training.features import FeatureDataset
+from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.trainer import BNDLTrainer
-from bndl_hf.training.tuning import Candidate, tune_decision_layer
-
-# Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
-MIN_STEPS = 400
+from bndl_hf.training.tuning import tune_decision_layer
 
 
 def fit_decision_layer(
@@ -95,9 +91,10 @@ def fit_decision_layer(
         # A layer of few factors has a dense one to learn from.
         dense = config if config.preset != "interpretable" else default_config(config)
 
-        def train(features: Tensor, labels: Tensor) -> PosteriorHead:
-            arguments = {**_enough_steps(len(labels), training_arguments), **training_arguments}
-            return _train(FeatureDataset(features, labels), dense, None, None, callbacks, arguments)
+        def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
+            rate = {"decision_layer_learning_rate": learning_rate_of(len(labels))}
+            arguments = {**_enough_steps(len(labels), training_arguments), **rate, **training_arguments}
+            return _train(FeatureDataset(features, labels), config, None, None, callbacks, arguments)
 
         def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
             assert density is not None
@@ -106,7 +103,7 @@ def fit_decision_layer(
         rows = None if held_out is None else (held_out.features, held_out.labels)
         seed = int(training_arguments.get("seed", BNDLTrainingArguments.seed))
         then = None if density is None else make_sparse
-        return tune_decision_layer(train_dataset.features, train_dataset.labels, dense, train, rows, seed, then)
+        return tune_decision_layer(train_dataset.features, train_dataset.labels, dense, train, rows, seed, then=then)
     return _train(train_dataset, config, layer, held_out, callbacks, training_arguments)
 
 
@@ -115,8 +112,7 @@ def _enough_steps(num_images: int, training_arguments: dict[str, Any]) -> dict[s
     if training_arguments.keys() & {"num_train_epochs", "max_steps"}:
         return {}
     batch = training_arguments.get("per_device_train_batch_size", HEAD_DEFAULTS["per_device_train_batch_size"])
-    steps_an_epoch = math.ceil(num_images / batch)
-    return {"num_train_epochs": max(HEAD_DEFAULTS["num_train_epochs"], math.ceil(MIN_STEPS / steps_an_epoch))}
+    return {"num_train_epochs": enough_epochs(num_images, batch, HEAD_DEFAULTS["num_train_epochs"], MIN_STEPS)}
 
 
 def _train(
@@ -131,17 +127,4 @@ def _train(
         evaluates = {} if eval_dataset is None else {"eval_strategy": "epoch"}
         values = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **evaluates, **training_arguments}
         arguments = BNDLTrainingArguments(**values)
-        torch.manual_seed(arguments.seed)
-        layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer
-        trainer = BNDLTrainer(
-            model=layer,
-            args=arguments,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            data_collator=keep_batch,
-            callbacks=list(callbacks),
-        )
-        if arguments.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)  # quiet means quiet
-        trainer.train()
-    return layer.cpu().eval()
+        return train_layer(BNDLTrainer, arguments, config, train_dataset, eval_dataset, layer, callbacks)

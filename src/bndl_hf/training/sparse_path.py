@@ -243,7 +243,7 @@ def layer_of(config: BNDLConfig, factors: SparseFactors) -> BNDLDecisionLayer:
         raise ValueError(f"A sparse layer is not made with {', '.join(others)}; leave them out: it takes {needed}.")
     config = copy.deepcopy(config)
     K = len(factors.loadings)
-    config.num_factors = K
+    config.num_factors, config.feature_power = K, 1.0  # the path reads features as they come
     config.loading_density = max((factors.loadings > 0).double().mean().item(), 1 / K)
     layer = BNDLDecisionLayer(config)
     scale = factors.scale if config.normalize_features else torch.ones_like(factors.scale)

@@ -3,8 +3,8 @@
 It trains a whole `BNDLForImageClassification`, or a decision layer alone on features; with a frozen backbone and
 `cache_features=True` the whole model on features that were computed once. Evaluations report accuracy beside how far
 the probabilities can be trusted. loss_terms.py has the terms, preparation.py what is measured first, pruning.py the
-sparsity, class_balance.py the imbalance, cached_training.py the training on cached features, checkpoints.py what makes
-saving and resuming safe, publishing.py the way to the Hub.
+sparsity, class_balance.py the imbalance, cached_training.py the training on cached features, tuned_training.py the
+search among layers, checkpoints.py what makes saving and resuming safe, publishing.py the way to the Hub.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.loss import likelihood_loss, negative_elbo
+from bndl_hf.model.loss import add_up, elbo_terms, likelihood_loss
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.outputs import BNDLImageClassifierOutput
 from bndl_hf.model.posterior_head import PosteriorHead
@@ -34,10 +34,12 @@ from bndl_hf.training.class_balance import BalancedSampler, all_labels
 from bndl_hf.training.collating import collate_rows
 from bndl_hf.training.evaluating import EvaluationJudge
 from bndl_hf.training.failures import batch_norm_errors_in_words, loss_not_finite
+from bndl_hf.training.feature_views import TurnViews
 from bndl_hf.training.loss_terms import ELBOTerms, kl_warmup
 from bndl_hf.training.preparation import check_training_set, note_training_images, prepare_decision_layer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 from bndl_hf.training.publishing import HubPublishing
+from bndl_hf.training.tuned_training import TunedTraining
 
 logger = logging.get_logger(__name__)
 
@@ -47,12 +49,12 @@ _FEW_STEPS = 200
 _MOST_SKIPPED_STEPS = 10
 
 
-class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
+class BNDLTrainer(TunedTraining, SafeCheckpoints, HubPublishing, Trainer):
     """Trainer of BNDL classifiers; takes what `transformers.Trainer` takes, in its order.
 
-    Beside the loss it logs `nll`, `kl_local`, `kl_global` (nats) and `sparsity`. Evaluations log `eval_loss`, the
-    negative log-likelihood, and the measures of `bndl_hf.uncertainty.summarize` (with `num_eval_samples` also a sampled
-    PAvPU), whatever metrics of your own you add.
+    It logs `nll`, `kl_scores` and `kl_loadings` (nats an image, weighted), which add up to `loss`, and `sparsity`.
+    Evaluations log `eval_loss`, the negative log-likelihood, and the measures of `bndl_hf.uncertainty.summarize` (with
+    `num_eval_samples` also a sampled PAvPU), whatever metrics of your own you add.
 
     Args:
         model: a `BNDLForImageClassification` reading {"pixel_values", "labels"}, a peft model around one
@@ -123,7 +125,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
             model_init,
             compute_loss_func,
             compute_metrics,
-            [LoadingPruner(args.pruning_start, args.pruning_end), *(callbacks or [])],
+            [LoadingPruner(args.pruning_start, args.pruning_end), TurnViews(), *(callbacks or [])],
             optimizers,
             optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics,
@@ -178,7 +180,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         check_training_set(self.train_dataset)
         with training_on_features(self) if self.args.cache_features else nullcontext():
             self._class_weights = note_training_images(self)
-            self._warns_of_few_steps = prepare_decision_layer(self, resumes)
+            self._warns_of_few_steps = prepare_decision_layer(self, resumes) and not self.args.tune_head
             self._batch_of_step = 0
             output = super()._inner_training_loop(*args, **kwargs)
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
@@ -267,9 +269,10 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         output = model(**inputs)
         loss = self._likelihood(output, inputs["labels"], model.training)
         if model.training:
-            self._terms.add(output, len(inputs["labels"]))
             scale = kl_warmup(self.state.global_step, self.state.max_steps, self.args.kl_warmup_ratio)
-            loss = negative_elbo(loss, output.kl_local, output.kl_global, self.decision_layer.config, scale)
+            terms = elbo_terms(loss, output.kl_local, output.kl_global, self.decision_layer.config, scale)
+            self._terms.add(terms, output.nll, len(inputs["labels"]))
+            loss = add_up(terms)
         return (loss, output) if return_outputs else loss
 
     def _likelihood(self, output: Any, labels: Tensor, training: bool) -> Tensor:
@@ -282,9 +285,11 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         return output.nll
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, adding the ELBO's terms and the sparsity to every entry that carries the training loss."""
+        """Log, with the terms that add up to the training loss before it, and the sparsity of the loadings behind."""
         if "loss" in logs:
-            logs = {**logs, **self._terms.pop_means(self.accelerator), "sparsity": self.decision_layer.sparsity()}
+            is_ours = type(self).compute_loss is BNDLTrainer.compute_loss
+            logs = self._terms.pop_before(logs, self.accelerator, is_ours)
+            logs["sparsity"] = self.decision_layer.sparsity()
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
