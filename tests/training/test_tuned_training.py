@@ -68,6 +68,16 @@ class Events(TrainerCallback):
         self.names.append("train end")
 
 
+def test_the_interpretable_preset_gets_a_layer_of_few_loadings(tmp_path: Path) -> None:
+    model = runs.classifier("resnet", preset="interpretable")
+    trainer = trainer_with(tmp_path, model)
+    trainer.train()
+    layer, config = trainer.model.decision_layer, trainer.model.config
+    assert (config.preset, config.num_factors, config.projection) == ("interpretable", 20, "linear")
+    assert (layer.factor_loadings > 0).sum(0).max() <= 20
+    assert probs(trainer.model).sum(1).tolist() == pytest.approx([1.0] * 9)
+
+
 @pytest.mark.parametrize("is_held_out", [True, False])
 def test_the_model_gets_the_layer_that_is_best_on_held_out_images(is_held_out: bool, tmp_path: Path) -> None:
     start = runs.classifier("resnet").eval()

@@ -154,8 +154,11 @@ def few_factors(feature_dim: int, num_labels: int) -> int:
 
 
 def default_config(config: BNDLConfig) -> BNDLConfig:
-    """The configuration of the default layer that a sparse one learns from."""
-    return BNDLConfig(feature_dim=config.feature_dim, num_labels=config.num_labels)
+    """A configuration with the default preset's factors and density: of the layer that a sparse one learns from."""
+    dense = copy.deepcopy(config)
+    plain = BNDLConfig(feature_dim=config.feature_dim, num_labels=config.num_labels)
+    dense.preset, dense.num_factors, dense.loading_density = plain.preset, plain.num_factors, plain.loading_density
+    return dense
 
 
 def check_density(density: object) -> None:

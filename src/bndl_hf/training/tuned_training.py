@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -24,9 +25,12 @@ from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.candidates import Candidate
 from bndl_hf.training.class_balance import known_labels
+from bndl_hf.training.density import default_config, sparse_layer, wanted_density
 from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
+from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.pruning import LoadingPruner
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import ENTRY, TuningReport, tuning_of_checkpoint
@@ -160,15 +164,24 @@ class TunedTraining(Trainer):
                 dataset = FeatureDataset(features, labels)
                 return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
 
+            density = wanted_density(config)
+
+            def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
+                assert density is not None
+                return sparse_layer(
+                    layer, best.fit, splits, train_dataset.features.float(), config, density, self.args.seed
+                )
+
             layer = tune_decision_layer(
                 train_dataset.features,
                 train_dataset.labels,
-                config,
+                config if density is None else default_config(config),
                 train,
                 held_out,
                 self.args.seed,
                 keep,
                 report,
+                then=None if density is None else make_sparse,
             )
         shared: list[Any] = [
             layer_fields(layer.config),
