@@ -47,6 +47,8 @@ def why_not_convex(config: BNDLConfig, keep: Sequence[str]) -> str:
         *("score_concentration", "score_concentration_input", "loading_concentration"),
         *("objective", "feature_noise", "kl_global_weight"),  # of training
     ]
+    if config.preset != plain.preset:
+        return f"preset={config.preset!r}"
     departs = [name for name in ("kl_local_weight",) if name in keep]  # else measured, and not the preset's
     departs += [name for name in fields if name in keep or getattr(config, name) != getattr(plain, name)]
     if config.loading_density < 1 and ("loading_density" in keep or config.loading_density != plain.loading_density):

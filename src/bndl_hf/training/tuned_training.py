@@ -70,6 +70,8 @@ class TunedTraining(Trainer):
         reasons += [f"{type(self).__name__} has a {name} of its own" for name in changed]
         if self._has_own_optimizer:
             reasons.append("it has an optimizer of its own")
+        if args.feature_views > 1:
+            reasons.append(f"feature_views={args.feature_views}")
         for name, without in (("class_weights", None), ("weighted_sampler", False), ("label_smoothing_factor", 0.0)):
             if getattr(args, name) != without:
                 reasons.append(f"{name}={getattr(args, name)!r}")
@@ -80,7 +82,15 @@ class TunedTraining(Trainer):
                 reasons.append(f"the callback {type(callback).__name__} acts on steps")
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             reasons.append("its weights are sharded over processes")
-        return reasons + self._why_no_layer_of_its_own() + self._why_none_held_out()
+        return reasons + self._why_not_sparse() + self._why_no_layer_of_its_own() + self._why_none_held_out()
+
+    def _why_not_sparse(self) -> list[str]:
+        """What a layer that is made sparse after the search (density.py) has no use for."""
+        if not isinstance(self.model, BNDLForImageClassification) or wanted_density(self.model.config) is None:
+            return []
+        given = {name for name in ("kl_local_weight", "kl_global_weight") if getattr(self.args, name) is not None}
+        given |= set(self.args.tune_keeps or ()) - {"preset", "num_factors", "loading_density"}
+        return [f"{name} is given for the preset {self.model.config.preset!r}" for name in sorted(given)]
 
     def _why_no_layer_of_its_own(self) -> list[str]:
         if self.model_init is not None or not isinstance(self.model, BNDLForImageClassification):
@@ -151,10 +161,14 @@ class TunedTraining(Trainer):
             held_out = eval_dataset.features, eval_dataset.labels
         elif eval_dataset is not None:
             report.note("eval_dataset holds several datasets, so folds of the training images are held out.")
-        model = self.accelerator.unwrap_model(self.model)
-        config, keep = copy.deepcopy(model.config), list(self.args.tune_keeps or ())
-        if not config.kl_local_weight_is_measured:
+        wanted = copy.deepcopy(self.accelerator.unwrap_model(self.model).config)
+        keep = list(self.args.tune_keeps or ())
+        if not wanted.kl_local_weight_is_measured:
             keep.append("kl_local_weight")
+        density = wanted_density(wanted)
+        # A layer of few factors has a dense one to learn from, and is what the search is for all the same.
+        config, keep = (wanted, keep) if density is None else (default_config(wanted), [])
+        x, y = train_dataset.features, train_dataset.labels
         shows = not self.args.disable_tqdm and self.is_world_process_zero()
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
             progress = _Progress(bar)
@@ -164,35 +178,34 @@ class TunedTraining(Trainer):
                 dataset = FeatureDataset(features, labels)
                 return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
 
-            density = wanted_density(config)
-
             def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
                 assert density is not None
-                return sparse_layer(
-                    layer, best.fit, splits, train_dataset.features.float(), config, density, self.args.seed
-                )
+                bar.set_description("Tuning, making it sparse")
+                return sparse_layer(layer, best.fit, splits, x.float(), wanted, density, self.args.seed)
 
-            layer = tune_decision_layer(
-                train_dataset.features,
-                train_dataset.labels,
-                config if density is None else default_config(config),
-                train,
-                held_out,
-                self.args.seed,
-                keep,
-                report,
-                then=None if density is None else make_sparse,
+            then = None if density is None else make_sparse
+            layer = tune_decision_layer(x, y, config, train, held_out, self.args.seed, keep, report, then)
+            if density is not None and report.is_memorised:
+                layer = train(x, y, wanted)
+        if density is not None and not report.is_memorised:
+            report.is_made_sparse, report.temperature = True, layer.config.temperature
+            per_class = (layer.factor_loadings > 0).float().sum(0).mean()
+            report.note(
+                f"Made sparse for preset={wanted.preset!r}: {layer.config.num_factors} factors, {per_class:.3g} "
+                f"loadings a class, temperature {report.temperature:.3f}."
             )
-        shared: list[Any] = [
-            layer_fields(layer.config),
-            {name: t.cpu() for name, t in layer.state_dict().items()},
-            report,
-        ]
+        return self._put_into_model(layer, report)
+
+    def _put_into_model(self, layer: PosteriorHead, report: TuningReport) -> TuningReport:
+        """Make `layer` the decision layer of the model, in every process that of the first one; its report."""
+        weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
+        shared: list[Any] = [layer_fields(layer.config), weights, report]
         if self.args.world_size > 1:
             broadcast_object_list(shared)  # what the first process found, whatever rounding did to the others
         values, weights, report = shared
+        train_dataset: Any = self.train_dataset
         values["num_training_images"] = len(train_dataset)
-        replace_decision_layer(model, values, weights)
+        replace_decision_layer(self.accelerator.unwrap_model(self.model), values, weights)
         self.optimizer = self.lr_scheduler = None
         self.create_optimizer_and_scheduler(self.state.max_steps)
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
