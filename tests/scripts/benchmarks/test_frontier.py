@@ -30,7 +30,7 @@ def test_the_frontier_has_all_curves_and_an_interrupted_one_goes_on(tmp_path, ca
     argv += ["--seeds", "0", "--quiet", "--output", str(output), "--figure", str(figure)]
     frontier.main(argv)
     written = json.loads(output.read_text())
-    kept = [run for run in written["runs"] if run["head"] != "shared"]
+    kept = [run for run in written["runs"] if run["head"] != "elastic net"]
     output.write_text(json.dumps({**written, "runs": kept}))  # interrupted before its last path
     frontier.main(argv)
     runs = json.loads(output.read_text())["runs"]
