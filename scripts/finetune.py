@@ -16,6 +16,13 @@ The last one holds 15 % of the training images out, stops when three evaluations
 keeps the best model, and lets every class count the same, however many images it has. Photographs of few kinds (some
 hundreds of images) want more epochs: a new decision layer needs some 200 optimizer steps, and the script says so.
 
+With --cache_features the decision layer is chosen, not just trained: on the validation images, or else on folds of the
+training images, the layer that training makes meets the non-negative equivalent of logistic regression, the better one
+is kept, and the same images give its temperature. It takes seconds to minutes; the run prints what was tried, and
+results.json has it under "tuning". Flags of the decision layer such as --loading_density or --projection are kept by
+every candidate. --tune_head false trains once, as does anything a search knows nothing of (class weights, early
+stopping, ...), and the run says so.
+
 With --cache_features --feature_views 4 the cache keeps four views of every training image, the plain one and three
 under --augmentation; the backbone runs over each of them once, and an epoch reads one view of every image.
 
@@ -53,6 +60,7 @@ from bndl_hf.hub import create_model_card
 from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
+from bndl_hf.training.tuning_report import TuningReport, tuning_entry
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
@@ -211,10 +219,13 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingA
         description=__doc__,
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(**FINETUNE_DEFAULTS, **choosing_defaults(argv))
+    parser.add_argument("--no_tune_head", dest="tune_head", action="store_false", help="Same as --tune_head false.")
+    parser.set_defaults(**FINETUNE_DEFAULTS, **choosing_defaults(argv), tune_head=None)
     if "--cache_features" in argv:
         ours = {"freeze_backbone": True, "per_device_eval_batch_size": FINETUNE_DEFAULTS["per_device_eval_batch_size"]}
         parser.set_defaults(**{**HEAD_DEFAULTS, **ours})
+    if any(flag.split("=")[0] == "--num_train_epochs" for flag in argv):
+        parser.set_defaults(tune_min_steps=0)  # so many, then
     return parser.parse_args_into_dataclasses(argv)
 
 
@@ -284,8 +295,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}; pass --restart to start afresh.")
+    elif arguments.cache_features:
+        decide_on_tuning(trainer, model_arguments)
     train = trainer.train(resume_from_checkpoint=checkpoint)
     train_seconds = time.perf_counter() - started
+    tuning = None if (found := tuning_entry(trainer.state.log_history)) is None else TuningReport.of(found)
+    if tuning is not None and trainer.is_world_process_zero():
+        print(f"\n{tuning}")
 
     trainer.remove_callback(EarlyStoppingCallback)  # the test images decide nothing
     trainer.save_model(_internal_call=True)  # published below, once its results are known
@@ -299,8 +315,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         **metrics,
         "evaluated_on": None if part is None else public_text(where_judged(dataset, part)),
         # Where a run was done before it was started again there is nothing to say of its training.
-        "train_seconds": train_seconds if train.training_loss else None,
+        "train_seconds": train_seconds if train.training_loss or (tuning and checkpoint is None) else None,
         "train_loss": train.training_loss or None,
+        "tuning": None if tuning is None else tuning.to_dict(),
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "command": recorded_command("scripts/finetune.py", argv),
         "seed": arguments.seed,
@@ -317,11 +334,23 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     commit = trainer.push_to_hub(results=results, **facts) if arguments.push_to_hub else None
     if trainer.is_world_process_zero():
         print_summary(results, str(arguments.output_dir))
-        if part == "validation" and arguments.load_best_model_at_end:
-            print("The best model was chosen on the same images, so the numbers are a little too good: no test split.")
+        if part == "validation" and (arguments.load_best_model_at_end or tuning is not None):
+            print("The model was chosen on the same images, so the numbers are a little too good: no test split.")
     if isinstance(commit, CommitInfo):
         print(f"Published: {commit.commit_url}")
     return results
+
+
+def decide_on_tuning(trainer: BNDLTrainer, model_arguments: ModelArguments) -> None:
+    """Tune the decision layer unless told otherwise, by a flag or by something that a search cannot do."""
+    arguments = trainer.args
+    reasons = trainer.why_not_tuned() if arguments.tune_head is None else []
+    if arguments.tune_head is None:
+        arguments.tune_head = not reasons
+    if arguments.tune_head:
+        arguments.tune_keeps = sorted({*(arguments.tune_keeps or ()), *model_arguments.config_fields()})
+    if reasons and trainer.is_world_process_zero():
+        print(f"The decision layer is trained, not tuned (--tune_head), because {'; '.join(reasons)}.")
 
 
 def describe_images(dataset: ImageDataset, train_dataset: Any, config: PretrainedConfig) -> str:

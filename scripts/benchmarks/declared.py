@@ -29,8 +29,9 @@ class Declaration:
         train: rows to learn from, drawn by the seed; None takes all that are not held out.
         per_class: images of each class instead.
         held_out: rows to choose on.
-        held_out_from: "train", drawn by the seed; or "test", its first rows, for a backbone that has memorised train.
-            The other test rows are reported.
+        held_out_from: "train", drawn by the seed; or "test", for a backbone that has memorised train: always the same
+            rows, drawn at random, because files of test images may be in the order of their classes. The other test
+            rows are reported.
         labels: "FILE:COLUMN" of other labels for the rows of train, as `tasks.py columns` writes it: noisy ones, say.
         human_probs: file with the column human_probs [rows of test, C]: what people say of each test image.
         classes: keep rows of these classes only, numbered anew in this order.
@@ -142,8 +143,10 @@ def draw_rows(task: Declaration, tensors: dict[str, Tensor], seed: int) -> Rows:
         chosen, order = order[: task.held_out], order[task.held_out :]
         choosing, reporting = (train[0][chosen], train[1][chosen]), test
     else:
-        choosing, reporting = ((test[0][part], test[1][part]) for part in _halves(task.held_out))
-        human = None if human is None else human[task.held_out :]
+        shuffled = torch.randperm(len(test[1]), generator=torch.Generator().manual_seed(0))
+        chosen, kept = shuffled[: task.held_out], shuffled[task.held_out :].sort().values
+        choosing, reporting = (test[0][chosen], test[1][chosen]), (test[0][kept], test[1][kept])
+        human = None if human is None else human[kept]
     if task.per_class is not None:
         order = order[_first_of_each_class(train[1][order], task.per_class)]
     elif task.train is not None:
@@ -161,10 +164,6 @@ def draw_rows(task: Declaration, tensors: dict[str, Tensor], seed: int) -> Rows:
         if name.endswith(".features") and name not in ("train.features", "test.features")
     }
     return Rows(FeatureTask((train[0][order], train[1][order]), choosing, reporting, outsiders), human)
-
-
-def _halves(first: int) -> tuple[slice, slice]:
-    return slice(None, first), slice(first, None)
 
 
 def _of_classes(features: Tensor, labels: Tensor, classes: list[int]) -> tuple[tuple[Tensor, Tensor], Tensor]:

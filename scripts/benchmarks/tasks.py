@@ -73,7 +73,8 @@ from common import Arguments, finish_runs, parse_command, table
 from declared import Declaration, Rows, draw_rows, read_declarations, read_tensors, written
 from standings import ENTRIES, means, standings
 
-HEADS_HERE = ("bndl", "dense", "logreg", "vbll", "laplace", "released", "elastic_net")
+HEADS_HERE = ("bndl", "interpretable", "dense", "logreg", "vbll", "laplace", "released", "elastic_net")
+OURS = ("bndl", "interpretable")
 # Columns of the tables that are printed; the JSON has all.
 SHOWN = (
     *("task", "head", "accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage"),
@@ -123,9 +124,9 @@ class ColumnsArguments(Arguments):
 # ---- heads ----
 
 
-def fit_bndl(task: FeatureTask, seed: int) -> PosteriorClassifier:
+def fit_bndl(task: FeatureTask, seed: int, preset: str = "default") -> PosteriorClassifier:
     """This library's head as `fit_decision_layer` gives it, tuned on the choosing rows."""
-    config = BNDLConfig(feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
+    config = BNDLConfig(preset=preset, feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
     features, labels = task.choosing
     layer = fit_decision_layer(
         *task.train, config, tune=True, eval_features=features, eval_labels=labels, seed=seed, disable_tqdm=True
@@ -170,6 +171,7 @@ def fit_head(head: str, task: FeatureTask, seed: int, bndl_weights: Callable[[],
     """A head of `HEADS_HERE`, trained; `bndl_weights` says how many weights a class the elastic net may have."""
     makers: dict[str, Callable[[], Classifier]] = {
         "bndl": lambda: fit_bndl(task, seed),
+        "interpretable": lambda: fit_bndl(task, seed, "interpretable"),
         "logreg": lambda: fit_logreg(task),
         "laplace": lambda: fit_laplace(task),
         "vbll": lambda: VariationalLastLayer(*task.train, *task.choosing, seed=seed),
@@ -256,7 +258,7 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
         trained = fit_head(head, rows.task, seed, lambda: bndl_weights(arguments.output, this))
         seconds = time.perf_counter() - started
         length: dict[str, Any] = {}
-        if head == "bndl":
+        if head in OURS:
             assert isinstance(trained, PosteriorClassifier)
             found = explanation_length(trained.layer, rows.task.reporting[0])
             length = {"evidence_share": found.evidence_share, "gap_share": found.gap_share}
@@ -268,7 +270,7 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
 
     def key(name: str, head: str, seed: int) -> dict[str, Any]:
         """What tells a run apart; a change of the default's own settings leaves the rivals' runs as they are."""
-        depends = {"defaults": current_defaults()} if head in ("bndl", "elastic_net") else {}
+        depends = {"defaults": current_defaults()} if head in (*OURS, "elastic_net") else {}
         return {"task": name, "head": head, "seed": seed, "declaration": written(tasks[name]), **depends}
 
     wanted = [

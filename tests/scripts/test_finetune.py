@@ -68,7 +68,8 @@ def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
 
 def test_a_frozen_backbone_with_cached_features_is_left_as_it_was(tmp_path: Path, classifier: Path) -> None:
     argv = ["--model_name_or_path", str(classifier), *COMMON, "--freeze_backbone", "--cache_features"]
-    finetune.main([*argv, "--num_train_epochs", "1", "--output_dir", str(tmp_path)])
+    argv += ["--tune_head", "false", "--num_train_epochs", "1", "--output_dir", str(tmp_path)]
+    assert finetune.main(argv)["tuning"] is None
     before = ResNetForImageClassification.from_pretrained(classifier).resnet.state_dict()
     after = AutoModelForImageClassification.from_pretrained(tmp_path).backbone.resnet.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -124,9 +125,54 @@ def test_a_bndl_checkpoint_keeps_its_classes_in_their_order(tmp_path: Path) -> N
     assert results["accuracy"] == judged["accuracy"]
 
 
-def test_head_only_checkpoints_are_not_taken_for_whole_models(tmp_path: Path, classifier: Path) -> None:
+def test_with_cached_features_the_decision_layer_is_chosen_on_held_out_images(
+    tmp_path: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model_name_or_path", str(classifier), *COMMON, "--freeze_backbone", "--cache_features"]
+    argv += ["--max_train_samples", "200", "--validation_fraction", "0.3", "--num_train_epochs", "1"]
+    results = finetune.main([*argv, "--output_dir", str(tmp_path)])
+    tuning = results["tuning"]
+    assert [candidate["name"] for candidate in tuning["candidates"]] == ["logistic regression", "trained"]
+    best = min(tuning["candidates"], key=lambda candidate: candidate["negative_log_likelihood"])
+    assert (tuning["chosen"], tuning["temperature"]) == (best["name"], best["temperature"])
+    assert tuning["num_held_out"] > 0 == tuning["num_folds"]
+    assert f"log-likelihood on {tuning['num_held_out']} held-out images\n" in capsys.readouterr().out
+    card = (tmp_path / "README.md").read_text()
+    assert f"{tuning['num_held_out']} held-out images" in card
+    assert f"| Temperature | {tuning['temperature']:.3g}, from held-out images |" in card
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert model.config.temperature == tuning["temperature"]
+    again = finetune.main([*argv, "--output_dir", str(tmp_path)])
+    same = ("tuning", "accuracy", "negative_log_likelihood")
+    assert {name: again[name] for name in same} == {name: results[name] for name in same}
+    assert again["train_seconds"] is None, "it was searched again"
+    with pytest.raises(ValueError, match="holds a tuned decision layer, which is not trained on"):
+        finetune.main([*argv, "--output_dir", str(tmp_path), "--tune_head", "false"])
+
+
+def test_the_flags_of_a_search_belong_to_cached_features(tmp_path: Path) -> None:
+    argv = ["--model_type", "resnet", *COMMON, "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="tune_head=True searches on features that do not change; pass"):
+        finetune.main([*argv, "--tune_head"])
+    cached = [*argv, "--freeze_backbone", "--cache_features"]
+    assert finetune.parse(cached)[2].tune_min_steps == 400
+    for flags, value in (
+        ([], None),
+        (["--tune_head"], True),
+        (["--tune_head", "no"], False),
+        (["--no_tune_head"], False),
+    ):
+        assert finetune.parse([*cached, *flags])[2].tune_head is value
+    assert finetune.parse([*cached, "--num_train_epochs=3"])[2].tune_min_steps == 0
+
+
+def test_head_only_checkpoints_are_not_taken_for_whole_models(
+    tmp_path: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["--model_name_or_path", str(classifier), *COMMON, "--freeze_backbone", "--output_dir", str(tmp_path)]
-    finetune.main([*argv, "--cache_features", "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "2"])
+    few = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "2", "--class_weights", "balanced"]
+    assert finetune.main([*argv, "--cache_features", *few])["tuning"] is None
+    assert "is trained, not tuned (--tune_head), because class_weights='balanced'." in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds a decision layer alone, which end-to-end training cannot go on from"):
         finetune.main([*argv, "--max_steps", "4"])
 

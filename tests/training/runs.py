@@ -209,6 +209,19 @@ def in_two_processes(output_dir: str) -> None:
     cached = feature_cache.cached_features(model, images(12), shared, collate=collate)
     key = feature_cache.cache_key(model, images(12), make_image_processor(8), shared)
     outcome.update(features=cached.features, labels=cached.labels, forward_passes=len(computed), key=key)
+    tuned = make_trainer(
+        output_dir,
+        classifier("resnet"),
+        images(24, wrong=6),
+        feature_cache_dir=str(folder / "cache"),
+        freeze_backbone=True,
+        cache_features=True,
+        tune_head=True,
+        tune_min_steps=0,
+        num_train_epochs=1,
+    )
+    tuned.train()
+    outcome["tuned"] = weights(tuned.decision_layer)
     outcome["hash_of_a_word"] = hash("word")
     torch.save(outcome, folder / f"rank{rank}.pt")
 

@@ -99,6 +99,13 @@ def test_the_processes_end_with_the_same_weights(two_processes: tuple[Path, list
         assert torch.equal(tensor, second[name]), name
 
 
+def test_two_processes_choose_one_decision_layer(two_processes: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = (outcome["tuned"] for outcome in two_processes[1])
+    assert first["raw_loadings"].shape == (16, 3), "the equivalent of logistic regression has a factor a feature"
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
 def test_two_processes_write_one_whole_checkpoint(two_processes: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, outcomes = two_processes
     assert checkpoint_problem(folder / "checkpoint-1") is None

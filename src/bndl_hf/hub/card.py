@@ -160,6 +160,7 @@ def create_model_card(
             num_images=num_images,
             rows=rows,
             figures=figures,
+            tuning=_describe_tuning(results.get("tuning")),
             **_describe(model),
         )
     )
@@ -185,9 +186,21 @@ def _describe(model: BNDLForImageClassification) -> dict[str, object]:
         "factors_per_class": f"{loadings.float().sum(dim=0).median().item():.0f}",
         "preset": config.preset,
         "departures": {name: getattr(config, name) for name in preset if getattr(config, name) != preset[name]},
+        "temperature": f"{config.temperature:.3g}" if config.temperature != 1 else None,
         "critical_gap": f"{gap:.2f}",
         "critical_flip": f"{100 * 0.5 * math.erfc(gap / math.sqrt(2)):.1f} %",
     }
+
+
+def _describe_tuning(tuning: object) -> str | None:
+    """How the decision layer was chosen, from the entry that finetune.py writes; None where it was not."""
+    if not isinstance(tuning, Mapping) or not tuning.get("chosen"):
+        return None
+    names = {"logistic regression": "the non-negative equivalent of logistic regression", "trained": "a trained layer"}
+    chosen = names.get(tuning["chosen"], str(tuning["chosen"]))
+    if not tuning.get("num_held_out"):
+        return chosen
+    return f"{chosen}, for its likelihood on {tuning['num_held_out']:,} held-out images"
 
 
 def _as_number(name: str, value: object) -> float:

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from .auto_map import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
 from .configuration_checks import check_fields, check_raw_values, name_labels_by_number
-from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS
+from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS, WEIGHTS_TO_READ, few_factors
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
@@ -36,11 +36,12 @@ class BNDLConfig(PretrainedConfig):
             layer that works alone on features.
         head_name (`str`): dotted name of the layer inside the wrapped classifier that made the logits.
         feature_dim (`int`): D, the width of that layer's input.
-        num_factors (`int`): K; None takes max(D, min(2 D, 512)) with the default preset, D where there is no projection
-            or the preset is a released one.
+        num_factors (`int`): K; None takes max(D, min(2 D, 512)) with the default preset, two a class with
+            "interpretable" (20 to D), D where there is no projection or the preset is a released one.
         num_projected (`int`): number of values z = g(h) has where only `num_factors` of them are factors, those the
             layer's `selection` names; None is `num_factors`. Set by `bndl_hf.interpretability.prune`.
-        preset (`str`): "default", "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
+        preset (`str`): "default", "interpretable" (few factors, ten loadings a class: explanations of a few parts),
+            "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
         objective (`str`, preset): what training maximises: "exact", the closed-form predictive of Sec. 5 with no
             sampling noise, or "sampled", one reparameterised draw per step (Eq. 12, the paper).
         projection (`str`, preset): g in z = g(h) before the score ReLU (Eq. 9): "none", "linear" or "two_layer".
@@ -167,6 +168,10 @@ class BNDLConfig(PretrainedConfig):
             if self.preset == "default" and self.projection != "none":
                 wide = min(FACTORS_PER_FEATURE * self.feature_dim, MAX_EXTRA_FACTORS)
                 self.num_factors = max(self.feature_dim, wide)
+            elif self.preset == "interpretable" and self.projection != "none":
+                self.num_factors = few_factors(self.feature_dim, kwargs.get("num_labels") or len(self.id2label or "01"))
+        if self.loading_density is None:  # of the preset "interpretable"
+            self.loading_density = min(1.0, WEIGHTS_TO_READ / (self.num_factors or WEIGHTS_TO_READ))
         if not isinstance(self.backbone_config, PretrainedConfig | None):
             self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         super().__post_init__(**kwargs)

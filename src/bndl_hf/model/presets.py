@@ -1,4 +1,4 @@
-"""Named sets of configuration values: this library's default, and the two heads of the released code."""
+"""Named sets of configuration values: this library's default, one to read, and the two heads of the released code."""
 
 # One row per field a preset decides. "default" was chosen by measurement (docs/defaults.md). "released" is the
 # head of the authors' ViT script, "released_resnet" that of their ResNet script (App. A.1 and the released code).
@@ -56,6 +56,9 @@ PRESETS["released_resnet"] = {
     "kl_global_weight": 0.0,
 }
 
+# "interpretable": the default, with few factors and few loadings; how many depends on the classes (below).
+PRESETS["interpretable"] = {name: value for name, value in PRESETS["default"].items() if name != "loading_density"}
+
 # Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
 # not, so an equal pull on every image whatever K is needs a weight of 0.03/K. Where features stay as they are, the
 # Trainer multiplies it by the separation of the classes in them (docs/defaults.md has what chose both).
@@ -64,3 +67,12 @@ KL_LOCAL_BUDGET = 0.03
 # Factors where the preset is "default" and a projection makes them: twice as many as features, which are worth more
 # than many loadings each (docs/defaults.md), but no more than 512 unless there are as many features.
 FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS = 2, 512
+
+# "interpretable": loadings a class that training keeps, and the most that tuning may choose (training/density.py). With
+# two factors a class, at least FEWEST_FACTORS, a factor has loadings of five classes or more.
+WEIGHTS_TO_READ, MOST_WEIGHTS_TO_READ, FEWEST_FACTORS = 10, 20, 20
+
+
+def few_factors(feature_dim: int, num_labels: int) -> int:
+    """K of the preset "interpretable"."""
+    return min(max(2 * num_labels, FEWEST_FACTORS), max(feature_dim, FEWEST_FACTORS))

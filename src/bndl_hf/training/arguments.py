@@ -11,8 +11,11 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.uncertainty.measures import MEASURES
 
+# Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
+MIN_STEPS = 400
 # Measures of which less is better; transformers knows "loss" alone.
 _ERRORS = ("loss", "nll", *(name for name, measure in MEASURES.items() if measure.better == "smaller"))
 
@@ -73,6 +76,32 @@ class BNDLTrainingArguments(TrainingArguments):
     )
     feature_cache_dir: str | None = field(
         default=None, metadata={"help": "Where cached features live; default: <output_dir>/features."}
+    )
+    tune_head: bool | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: choose the decision layer on held-out images (the validation images, else "
+            "folds of the training images) instead of training it once: the trained layer and the non-negative "
+            "equivalent of logistic regression compete, and the better one gets a temperature from the same images "
+            "(docs/training.md). Default: finetune.py does so with --cache_features unless something asks for plain "
+            "training; a Trainer in Python does not.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+    tune_min_steps: int = field(
+        default=MIN_STEPS,
+        metadata={
+            "help": "With --tune_head: optimizer steps of its trained layer at least, unless --max_steps says it. "
+            "0: num_train_epochs as they are (finetune.py's default where --num_train_epochs is given)."
+        },
+    )
+    tune_keeps: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "With --tune_head: fields of the model's configuration that no candidate may change, such as "
+            "loading_density; finetune.py adds those given as flags."
+        },
     )
     feature_batch_size: int = field(
         default=256, metadata={"help": "Images the backbone sees at a time while features are computed."}
@@ -146,6 +175,17 @@ class BNDLTrainingArguments(TrainingArguments):
             raise ValueError(f"num_train_epochs={self.num_train_epochs} trains nothing; pass a number above 0.")
         if self.cache_features and not self.freeze_backbone:
             raise ValueError("cache_features=True needs freeze_backbone=True: features of a moving backbone go stale.")
+        if self.tune_head and not self.cache_features:
+            raise ValueError(
+                "tune_head=True searches on features that do not change; pass freeze_backbone=True and "
+                "cache_features=True too, or leave it out."
+            )
+        if self.tune_min_steps < 0:
+            raise ValueError(f"tune_min_steps={self.tune_min_steps} optimizer steps; pass 0 or more.")
+        if self.tune_keeps and self.tune_head is False:
+            raise ValueError(f"tune_keeps={self.tune_keeps} says what a search keeps, but tune_head=False; drop one.")
+        if unknown := sorted(set(self.tune_keeps or ()) - set(BNDLConfig.__dataclass_fields__)):
+            raise ValueError(f"tune_keeps names {', '.join(unknown)}; it takes fields of BNDLConfig.")
         if self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
                 f"hub_strategy={HubStrategy(self.hub_strategy).value!r} would publish training_args.bin, which holds "

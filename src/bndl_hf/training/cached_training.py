@@ -38,7 +38,7 @@ def training_on_features(trainer: Trainer) -> Iterator[None]:
 
     train_dataset: Any = cached(trainer.train_dataset, "train")
     eval_dataset: Any = trainer.eval_dataset
-    if trainer.args.eval_strategy == "no" and not trainer.args.eval_on_start:
+    if arguments.eval_strategy == "no" and not arguments.eval_on_start and not arguments.tune_head:
         pass  # a callback that evaluates all the same does so on images
     elif isinstance(eval_dataset, dict):
         eval_dataset = {name: cached(dataset, name) for name, dataset in eval_dataset.items()}

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from bndl_hf.model.posterior_head import PosteriorHead
@@ -34,6 +35,7 @@ from bndl_hf.training.checkpoint_folders import (
 )
 from bndl_hf.training.failures import tensors_not_finite
 from bndl_hf.training.run_lock import run_lock
+from bndl_hf.training.tuning_report import tuning_entry
 
 logger = logging.get_logger(__name__)
 
@@ -52,6 +54,8 @@ def end_of_training(trainer: Trainer, max_steps: int) -> str | None:
 
     The state of early stopping is there with `restore_callback_states_from_checkpoint` alone.
     """
+    if tuning_entry(trainer.state.log_history) is not None:
+        return "The decision layer is tuned already, so nothing is trained now; start afresh (--restart) to tune again."
     if trainer.state.global_step >= max_steps:
         return (
             f"All {max_steps} steps are done already, so nothing is trained now; pass more num_train_epochs or "
@@ -95,18 +99,29 @@ class SafeCheckpoints(Trainer):
             try:
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
             except KeyboardInterrupt:
-                kept = last_checkpoint(self._get_output_dir(trial))
-                logger.warning(
-                    f"Interrupted after step {self.state.global_step} of {self.state.max_steps}. "
-                    + (
-                        f"{kept} is whole: start the same command again, or trainer.train(resume_from_checkpoint=True),"
-                        " to go on from there."
-                        if kept
-                        else "There is no checkpoint yet, so the next run starts from the beginning; a smaller "
-                        'save_steps (with save_strategy="steps") leaves one earlier.'
-                    )
-                )
+                self._say_how_to_go_on(trial)
                 raise
+
+    def _say_how_to_go_on(self, trial: Any) -> None:
+        """After an interruption."""
+        if isinstance(self.model, PosteriorHead) and self.args.save_strategy == SaveStrategy.NO:
+            return  # `fit_decision_layer`, or one training of a search: there is nothing to go on from
+        kept, step = last_checkpoint(self._get_output_dir(trial)), self.state.global_step
+        if getattr(self.args, "tune_head", False) and not step:
+            logger.warning(
+                "Interrupted while tuning the decision layer; the next run starts again, on the same features."
+            )
+            return
+        logger.warning(
+            f"Interrupted after step {step} of {self.state.max_steps}. "
+            + (
+                f"{kept} is whole: start the same command again, or trainer.train(resume_from_checkpoint=True),"
+                " to go on from there."
+                if kept
+                else "There is no checkpoint yet, so the next run starts from the beginning; a smaller "
+                'save_steps (with save_strategy="steps") leaves one earlier.'
+            )
+        )
 
     def _checkpoint_to_resume(self, given: str | bool | None) -> str | None:
         """Path of the checkpoint that is meant, None for a fresh start."""

@@ -18,10 +18,12 @@ class FeatureStatistics:
         features: [n, D].
         labels: [n], in 0 .. C - 1.
         num_labels: C.
-        accelerator: its processes add up what each of them saw.
+        accelerator: its processes add up what each of them saw; None where every one of them saw all.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, num_labels: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self, features: Tensor, labels: Tensor, num_labels: int, accelerator: Accelerator | None = None
+    ) -> None:
         features = features.double()
         D = features.shape[1]
         count = torch.zeros(num_labels, dtype=torch.float64, device=features.device)
@@ -29,7 +31,8 @@ class FeatureStatistics:
         count.index_add_(0, labels, torch.ones_like(features[:, 0]))
         class_sum.index_add_(0, labels, features)
         sums = torch.cat([count[:, None], class_sum, features.square().sum(0).expand(num_labels, D)], dim=1)
-        sums = accelerator.reduce(sums, reduction="sum")
+        if accelerator is not None:
+            sums = accelerator.reduce(sums, reduction="sum")
         self._count, self._class_sum, self._square_sum = sums[:, 0], sums[:, 1 : D + 1], sums[0, D + 1 :]
 
     @property

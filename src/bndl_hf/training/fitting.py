@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
-from bndl_hf.training.features import FeatureDataset, keep_batch
+from bndl_hf.training.arguments import HEAD_DEFAULTS, MIN_STEPS, BNDLTrainingArguments
+from bndl_hf.training.density import check_density, default_config, sparse_layer, wanted_density
+from bndl_hf.training.features import FeatureDataset
+from bndl_hf.training.layer_training import enough_epochs, train_layer
+from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.trainer import BNDLTrainer
-from bndl_hf.training.tuning import tune_decision_layer
-
-# Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
-MIN_STEPS = 400
+from bndl_hf.training.tuning import Candidate, tune_decision_layer
 
 
 def fit_decision_layer(
@@ -31,6 +28,7 @@ def fit_decision_layer(
     *,
     layer: PosteriorHead | None = None,
     tune: bool = False,
+    density: float | str | None = None,
     eval_features: Tensor | None = None,
     eval_labels: Tensor | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -45,7 +43,10 @@ def fit_decision_layer(
         layer: continue with this layer (one that was warm-started, say); default: a new one.
         tune: compare the layer that training makes with the non-negative equivalent of L2 logistic regression on
             held-out rows, keep the better one and give it the temperature of those rows (tuning.py). The rows are
-            `eval_features`, or folds of the training rows. The log says what was tried.
+            `eval_features`, or folds of the training rows. The log says what was tried. With the preset
+            "interpretable" the better one is then made sparse (density.py): at most 20 weights a class.
+        density: with `tune`, how sparse the layer is made: a share of the loadings, in (0, 1], or "auto", as sparse as
+            the held-out likelihood allows within one standard error.
         eval_features, eval_labels: held-out rows to judge on while training, or to tune on.
         callbacks: of the Trainer.
         **training_arguments: fields of `BNDLTrainingArguments`; the defaults here are those of HEAD_DEFAULTS.
@@ -55,7 +56,8 @@ def fit_decision_layer(
 
     Raises:
         ValueError: for shapes that do not fit, labels out of range, NaN features, or thresholds that leave no factor;
-            for `tune` with a `layer` to continue with, or with too few images to hold any out.
+            for `tune` with a `layer` to continue with, or with too few images to hold any out; for a `density` without
+            `tune`, or one that there is not.
 
     Example:
         >>> config = BNDLConfig(feature_dim=64, num_labels=10)
@@ -69,6 +71,13 @@ def fit_decision_layer(
         raise ValueError("eval_features and eval_labels belong together; pass both or neither.")
     if eval_features is not None and eval_labels is not None:
         held_out = FeatureDataset(eval_features, eval_labels)
+    if density is not None:
+        check_density(density)
+        if not tune:
+            raise ValueError(
+                f"density={density!r} is for tune=True; training alone takes it from the configuration: pass "
+                "BNDLConfig(..., loading_density=...)."
+            )
     if tune:
         if layer is not None:
             raise ValueError("tune=True makes layers of its own, so `layer` would be ignored; pass one of them.")
@@ -77,13 +86,22 @@ def fit_decision_layer(
             if dataset is not None:
                 check.check_inputs(dataset.features, dataset.labels)
 
+        density = wanted_density(config) if density is None else density
+        # A layer of few factors has a dense one to learn from.
+        dense = config if config.preset != "interpretable" else default_config(config)
+
         def train(features: Tensor, labels: Tensor) -> PosteriorHead:
             arguments = {**_enough_steps(len(labels), training_arguments), **training_arguments}
-            return _train(FeatureDataset(features, labels), config, None, None, callbacks, arguments)
+            return _train(FeatureDataset(features, labels), dense, None, None, callbacks, arguments)
+
+        def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
+            assert density is not None
+            return sparse_layer(layer, best.fit, splits, train_dataset.features.float(), config, density, seed)
 
         rows = None if held_out is None else (held_out.features, held_out.labels)
         seed = int(training_arguments.get("seed", BNDLTrainingArguments.seed))
-        return tune_decision_layer(train_dataset.features, train_dataset.labels, config, train, rows, seed)
+        then = None if density is None else make_sparse
+        return tune_decision_layer(train_dataset.features, train_dataset.labels, dense, train, rows, seed, then=then)
     return _train(train_dataset, config, layer, held_out, callbacks, training_arguments)
 
 
@@ -92,8 +110,7 @@ def _enough_steps(num_images: int, training_arguments: dict[str, Any]) -> dict[s
     if training_arguments.keys() & {"num_train_epochs", "max_steps"}:
         return {}
     batch = training_arguments.get("per_device_train_batch_size", HEAD_DEFAULTS["per_device_train_batch_size"])
-    steps_an_epoch = math.ceil(num_images / batch)
-    return {"num_train_epochs": max(HEAD_DEFAULTS["num_train_epochs"], math.ceil(MIN_STEPS / steps_an_epoch))}
+    return {"num_train_epochs": enough_epochs(num_images, batch, HEAD_DEFAULTS["num_train_epochs"], MIN_STEPS)}
 
 
 def _train(
@@ -108,17 +125,4 @@ def _train(
         evaluates = {} if eval_dataset is None else {"eval_strategy": "epoch"}
         values = {"output_dir": scratch, "save_strategy": "no", **HEAD_DEFAULTS, **evaluates, **training_arguments}
         arguments = BNDLTrainingArguments(**values)
-        torch.manual_seed(arguments.seed)
-        layer = BNDLDecisionLayer(copy.deepcopy(config)) if layer is None else layer
-        trainer = BNDLTrainer(
-            model=layer,
-            args=arguments,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            data_collator=keep_batch,
-            callbacks=list(callbacks),
-        )
-        if arguments.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)  # quiet means quiet
-        trainer.train()
-    return layer.cpu().eval()
+        return train_layer(BNDLTrainer, arguments, config, train_dataset, eval_dataset, layer, callbacks)

@@ -3,8 +3,8 @@
 It trains a whole `BNDLForImageClassification`, or a decision layer alone on features; with a frozen backbone and
 `cache_features=True` the whole model on features that were computed once. Evaluations report accuracy beside how far
 the probabilities can be trusted. loss_terms.py has the terms, preparation.py what is measured first, pruning.py the
-sparsity, class_balance.py the imbalance, cached_training.py the training on cached features, checkpoints.py what makes
-saving and resuming safe, publishing.py the way to the Hub.
+sparsity, class_balance.py the imbalance, cached_training.py the training on cached features, tuned_training.py the
+search among layers, checkpoints.py what makes saving and resuming safe, publishing.py the way to the Hub.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from bndl_hf.training.loss_terms import ELBOTerms, kl_warmup
 from bndl_hf.training.preparation import check_training_set, note_training_images, prepare_decision_layer
 from bndl_hf.training.pruning import LoadingPruner, warn_if_not_pruned
 from bndl_hf.training.publishing import HubPublishing
+from bndl_hf.training.tuned_training import TunedTraining
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +49,7 @@ _FEW_STEPS = 200
 _MOST_SKIPPED_STEPS = 10
 
 
-class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
+class BNDLTrainer(TunedTraining, SafeCheckpoints, HubPublishing, Trainer):
     """Trainer of BNDL classifiers; takes what `transformers.Trainer` takes, in its order.
 
     It logs `nll`, `kl_scores` and `kl_loadings` (nats an image, weighted), which add up to `loss`, and `sparsity`.
@@ -179,7 +180,7 @@ class BNDLTrainer(SafeCheckpoints, HubPublishing, Trainer):
         check_training_set(self.train_dataset)
         with training_on_features(self) if self.args.cache_features else nullcontext():
             self._class_weights = note_training_images(self)
-            self._warns_of_few_steps = prepare_decision_layer(self, resumes)
+            self._warns_of_few_steps = prepare_decision_layer(self, resumes) and not self.args.tune_head
             self._batch_of_step = 0
             output = super()._inner_training_loop(*args, **kwargs)
         best = self.state.best_global_step if self.args.load_best_model_at_end else None

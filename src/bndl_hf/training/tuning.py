@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -33,6 +32,7 @@ from bndl_hf.training.logistic_regression import (
     fit_logistic_regression,
     folds,
 )
+from bndl_hf.training.tuning_report import TuningReport
 from bndl_hf.uncertainty.collecting import collect_predictions, join_predictions
 from bndl_hf.uncertainty.recalibration import fit_temperature
 
@@ -74,6 +74,9 @@ def tune_decision_layer(
     train: Callable[[Tensor, Tensor], PosteriorHead],
     held_out: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
+    keep: Sequence[str] = (),
+    report: TuningReport | None = None,
+    then: Callable[[PosteriorHead, Candidate, Sequence[Split]], PosteriorHead] | None = None,
 ) -> PosteriorHead:
     """The best of the candidates by held-out likelihood, with a temperature from the same rows.
 
@@ -86,6 +89,9 @@ def tune_decision_layer(
         held_out: rows (features, labels) to choose on. None chooses by five-fold cross-validation, above 5,000 rows on
             a fifth of them, and fits again on all rows.
         seed: of the folds.
+        keep: fields of `config` that stay as they are whatever is chosen, as if they departed from the preset.
+        report: is told what is tried and chosen; it is logged all the same.
+        then: makes the layer that is returned of the best one, its candidate and the splits (density.py does).
 
     Returns:
         A fitted layer. Its temperature is that of the held-out rows.
@@ -94,31 +100,40 @@ def tune_decision_layer(
         ValueError: fewer rows than two of some class, without `held_out`.
     """
     x, y = features.float(), labels.long()
+    report = TuningReport() if report is None else report
     if held_out is None and _is_memorised(x, y, config.num_labels):
-        logger.warning(
+        report.is_memorised, report.chosen = True, "trained"
+        report.note(
             "The classes of the training images lie so far apart that the backbone must have learned these images by "
             "heart: nothing can be tuned on them, and the default is used. Pass held-out images it has not seen as "
-            "eval_features and eval_labels."
+            "eval_features and eval_labels.",
+            warns=True,
         )
         return train(features, labels)
     splits = _splits(x, y, held_out, seed)
+    report.num_held_out = sum(len(split.held_labels) for split in splits)
+    report.num_folds = 0 if held_out is not None else len(splits)
     candidates = []
-    if reason := _not_convex(config):
-        logger.info("Logistic regression is not tried, because %s.", reason)
+    if reason := _not_convex(config, keep):
+        report.note(f"Logistic regression is not tried, because its equivalent cannot have {reason}.")
     else:
         candidates.append(_convex(splits, config))
-    if _is_worth_training(candidates, splits, train):
+    if _is_worth_training(candidates, splits, train, report):
         candidates.append(_trained(splits, train))
     for candidate in candidates:
+        shown = ("name", "negative_log_likelihood", "temperature", "settings")
+        report.candidates.append({name: getattr(candidate, name) for name in shown})
+        report.candidates[-1]["settings"] = candidate.settings.strip(" ()")
         logger.info(
             "%s: negative log-likelihood %.4f on held-out images with temperature %.2f%s",
             *(candidate.name, candidate.negative_log_likelihood, candidate.temperature, candidate.settings),
         )
     best = min(candidates, key=lambda candidate: candidate.negative_log_likelihood)
     logger.info("Chosen: %s", best.name)
-    layer = best.fit(features, labels)
+    report.chosen, report.temperature = best.name, best.temperature
+    layer = best.fit(x, y)
     layer.set_temperature(best.temperature)
-    return layer
+    return layer if then is None else then(layer, best, splits)
 
 
 def _splits(x: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor] | None, seed: int) -> list[Split]:
@@ -134,7 +149,7 @@ def _splits(x: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor] | None, seed: 
 
 
 def _is_memorised(x: Tensor, y: Tensor, num_labels: int) -> bool:
-    separation = FeatureStatistics(x, y, num_labels, Accelerator()).class_separation
+    separation = FeatureStatistics(x, y, num_labels).class_separation
     return separation is not None and separation > MEMORISED_SEPARATION
 
 
@@ -144,7 +159,10 @@ def _trained(splits: Sequence[Split], train: Callable[[Tensor, Tensor], Posterio
 
 
 def _is_worth_training(
-    candidates: Sequence[Candidate], splits: Sequence[Split], train: Callable[[Tensor, Tensor], PosteriorHead]
+    candidates: Sequence[Candidate],
+    splits: Sequence[Split],
+    train: Callable[[Tensor, Tensor], PosteriorHead],
+    report: TuningReport,
 ) -> bool:
     """Successive halving: trained layers meet all folds only where they win on the first one."""
     if not candidates or len(splits) == 1:
@@ -154,9 +172,9 @@ def _is_worth_training(
         for fit in (candidates[0].fit, train)
     )
     if trained >= rival:
-        logger.info(
-            "trained: negative log-likelihood %.4f on the first of %d folds, %s %.4f; it is left out.",
-            *(trained, len(splits), candidates[0].name, rival),
+        report.note(
+            f"trained: negative log-likelihood {trained:.4f} on the first of {len(splits)} folds, {candidates[0].name} "
+            f"{rival:.4f}; it is left out."
         )
     return trained < rival
 
@@ -174,17 +192,20 @@ def _held_out_predictions(
 # ---- the convex candidate ----
 
 
-def _not_convex(config: BNDLConfig) -> str:
-    """Why a layer of this configuration cannot be the equivalent of a logistic regression; "" where it can."""
+def _not_convex(config: BNDLConfig, keep: Sequence[str]) -> str:
+    """What the equivalent of a logistic regression cannot have of this configuration; "" where it can have all."""
     assert config.feature_dim is not None
     plain = BNDLConfig(feature_dim=config.feature_dim, num_labels=config.num_labels)
     fields = [
         *("num_factors", "num_projected", "projection", "score_threshold", "loading_threshold", "bias"),
         *("score_concentration", "score_concentration_input", "loading_concentration"),
+        *("objective", "feature_noise", "kl_global_weight"),  # of training
     ]
-    return " and ".join(
-        f"{name}={getattr(config, name)!r}" for name in fields if getattr(config, name) != getattr(plain, name)
-    )
+    departs = [name for name in ("kl_local_weight",) if name in keep]  # else measured, and not the preset's
+    departs += [name for name in fields if name in keep or getattr(config, name) != getattr(plain, name)]
+    if config.loading_density < 1 and ("loading_density" in keep or config.loading_density != plain.loading_density):
+        departs.append("loading_density")
+    return " and ".join(f"{name}={getattr(config, name)!r}" for name in departs)
 
 
 def _convex(splits: Sequence[Split], config: BNDLConfig) -> Candidate:
@@ -252,7 +273,7 @@ def layer_from_regression(
     layer = BNDLDecisionLayer(config)
     start_from_dense(layer, regression.weight.T, regression.bias, signed)
     lowest, highest = config.min_concentration, config.max_concentration
-    constant = _raw_concentration(torch.tensor(highest), lowest)
+    constant = raw_concentration(torch.tensor(highest), lowest)
     assert isinstance(layer.score_concentration, PerFactorAffine)
     nn.init.zeros_(layer.score_concentration.weight)
     nn.init.constant_(layer.score_concentration.bias, constant.item())
@@ -265,7 +286,7 @@ def layer_from_regression(
     ratio = variance / layer.raw_loadings.square()  # infinite where the loading is zero, and its variance zero
     k = torch.where(layer.raw_loadings > 0, concentration_of(ratio, lowest, highest), highest)
     assert isinstance(layer.loading_concentration, nn.Parameter)
-    layer.loading_concentration.copy_(_raw_concentration(k, lowest))
+    layer.loading_concentration.copy_(raw_concentration(k, lowest))
     return layer.eval()
 
 
@@ -279,7 +300,7 @@ def concentration_of(relative: Tensor, lowest: float, highest: float) -> Tensor:
     return ((low + high) / 2).exp()
 
 
-def _raw_concentration(k: Tensor, floor: float) -> Tensor:
+def raw_concentration(k: Tensor, floor: float) -> Tensor:
     """x with softplus(x) + floor = k."""
     above = (k - floor).clamp_min(1e-6)
     return above + torch.log(-torch.expm1(-above))

@@ -48,10 +48,17 @@ def test_held_out_and_training_rows_of_train_never_meet_and_depend_on_the_seed()
     assert len(rows.human_probs) == 12
 
 
-def test_a_memorised_backbone_is_chosen_for_on_the_first_test_rows():
-    rows = declared.draw_rows(declared.Declaration("file", held_out=5, held_out_from="test"), tensors(), 0)
-    assert numbers(rows.task.choosing) == [100, 101, 102, 103, 104]
-    assert numbers(rows.task.reporting) == [105, 106, 107, 108, 109, 110, 111]
+def test_a_memorised_backbone_is_chosen_for_on_test_rows_of_every_class_the_same_for_every_seed():
+    ordered = tensors(num_test=60)
+    ordered["test.labels"] = ordered["test.labels"].sort().values  # as files of test images often are
+    ordered["human_probs"] = torch.eye(3)[ordered["test.labels"]]
+    task = declared.Declaration("file", held_out=30, held_out_from="test")
+    rows, others = (declared.draw_rows(task, ordered, seed) for seed in (0, 1))
+    assert numbers(rows.task.choosing) == numbers(others.task.choosing)
+    assert sorted(numbers(rows.task.choosing) + numbers(rows.task.reporting)) == list(range(100, 160))
+    assert numbers(rows.task.reporting) == sorted(numbers(rows.task.reporting))
+    for part in (rows.task.choosing, rows.task.reporting):
+        assert part[1].unique().tolist() == [0, 1, 2]
     assert sorted(numbers(rows.task.train)) == list(range(30))
     assert rows.human_probs.argmax(-1).tolist() == rows.task.reporting[1].tolist()
 

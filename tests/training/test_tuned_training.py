@@ -1,0 +1,199 @@
+"""`tune_head`: a Trainer on cached features chooses its decision layer on held-out images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
+
+from bndl_hf import BNDLConfig, BNDLTrainer
+from bndl_hf.data.pixel_values import collate
+from bndl_hf.training import fit_decision_layer
+from bndl_hf.training.tuning import tune_decision_layer
+from bndl_hf.training.tuning_report import TuningReport, tuning_entry
+
+from . import runs
+
+TUNED = {
+    "freeze_backbone": True,
+    "cache_features": True,
+    "tune_head": True,
+    "tune_min_steps": 0,
+    "num_train_epochs": 1,
+    "save_strategy": "epoch",
+    "per_device_train_batch_size": 16,
+}
+
+
+def trainer_with(tmp_path: Path, model: Any = None, values: Any = None, kind: Any = BNDLTrainer, **given: Any) -> Any:
+    """A Trainer on 60 images, 15 of them labelled wrongly, with 30 images to choose on unless told otherwise."""
+    given = {"train_dataset": runs.images(60, wrong=15), "eval_dataset": runs.images(30, seed=1, wrong=8), **given}
+    model = runs.classifier("resnet") if model is None else model
+    return kind(model, runs.arguments(tmp_path, **{**TUNED, **(values or {})}), collate, **given)
+
+
+def batch(count: int, seed: int, wrong: int = 0) -> dict[str, Tensor]:
+    return collate(list(runs.images(count, seed=seed, wrong=wrong)))
+
+
+def probs(model: Any) -> Tensor:
+    return model.eval().predict(batch(9, seed=2)["pixel_values"]).probs
+
+
+class Events(TrainerCallback):
+    """Notes what a Trainer tells its callbacks."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.names.append("train begin")
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self.names.append("epoch begin")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.names += [name for name in ("tuning_temperature", "eval_loss", "train_runtime") if name in logs]
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        self.names.append("epoch end")
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self.names.append("save")
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.names.append("train end")
+
+
+@pytest.mark.parametrize("is_held_out", [True, False])
+def test_the_model_gets_the_layer_that_is_best_on_held_out_images(is_held_out: bool, tmp_path: Path) -> None:
+    start = runs.classifier("resnet").eval()
+    rows, held = batch(60, seed=0, wrong=15), batch(30, seed=1, wrong=8)
+    x, new = (start.extract_features(part["pixel_values"]).detach() for part in (rows, held))
+    more = {"eval_features": new, "eval_labels": held["labels"]} if is_held_out else {}
+    quick = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1}
+    expected = fit_decision_layer(x, rows["labels"], start.config, tune=True, **more, **quick)
+
+    events = Events()
+    given = {} if is_held_out else {"eval_dataset": None}
+    values = {"eval_strategy": "epoch", "load_best_model_at_end": True} if is_held_out else {}
+    trainer = trainer_with(tmp_path, callbacks=[events], values=values, **given)
+    trainer.train()
+    layer, config = trainer.model.decision_layer, trainer.model.config
+    torch.testing.assert_close(layer.raw_loadings, expected.raw_loadings, rtol=1e-4, atol=1e-4)
+    assert config.temperature == pytest.approx(expected.config.temperature, rel=1e-3)
+    assert (config.num_factors, config.projection, config.num_training_images) == (16, "none", 60)
+    assert layer.config is config
+    evaluation = ["eval_loss"] if is_held_out else []
+    beginning = ["train begin", "epoch begin", "tuning_temperature", "epoch end"]
+    assert events.names == [*beginning, *evaluation, "save", "train_runtime", "train end"]
+
+
+def test_a_tuned_model_is_the_same_after_saving_and_its_run_is_seen_as_finished(tmp_path: Path) -> None:
+    trainer = trainer_with(tmp_path)
+    trainer.train()
+    answer = probs(trainer.model)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert torch.equal(probs(AutoModelForImageClassification.from_pretrained(tmp_path / "saved")), answer)
+
+    state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())
+    entry = tuning_entry(state["log_history"])
+    assert (state["global_step"], entry["chosen"], entry["num_held_out"]) == (4, "logistic regression", 30)
+    again = trainer_with(tmp_path, values={"tune_head": None, "num_train_epochs": 9})
+    assert again.train(resume_from_checkpoint=True).training_loss == 0.0
+    assert torch.equal(probs(again.model), answer)
+    assert str(TuningReport.of(tuning_entry(again.state.log_history))) == str(TuningReport.of(entry))
+    with pytest.raises(ValueError, match=r"tune_head=False, but .*checkpoint-4 holds a tuned decision layer"):
+        trainer_with(tmp_path, values={"tune_head": False}).train(resume_from_checkpoint=True)
+
+    other = trainer_with(tmp_path / "other")
+    other.train()
+    assert torch.equal(probs(other.model), answer), "one seed gives one layer"
+
+
+def test_a_trained_layer_is_not_tuned_on_later(tmp_path: Path) -> None:
+    trainer_with(tmp_path, values={"tune_head": False}).train()
+    with pytest.raises(ValueError, match="is of a training without it; start afresh"):
+        trainer_with(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_what_the_convex_layer_cannot_have_is_kept_and_said(tmp_path: Path) -> None:
+    model = runs.classifier("resnet", loading_density=0.5)
+    trainer = trainer_with(tmp_path, model, values={"tune_keeps": ["projection"], "kl_local_weight": 0.25})
+    trainer.train()
+    report = TuningReport.of(tuning_entry(trainer.state.log_history))
+    assert report.chosen == "trained"
+    for kept in ("kl_local_weight=0.25", "projection='linear'", "loading_density=0.5"):
+        assert kept in report.notes[0]
+    assert (model.config.projection, model.config.kl_local_weight) == ("linear", 0.25)
+    assert trainer.decision_layer.sparsity() <= 0.5 + 3 / 96
+    assert model.config.temperature == report.temperature
+
+
+class Squared(BNDLTrainer):
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(*args, **kwargs) ** 2
+
+
+class Counting(TrainerCallback):
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Anything."""
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"compute_loss_func": lambda *_, **__: 0.0}, "compute_loss_func is a loss of its own"),
+        ({"kind": Squared}, "Squared has a compute_loss of its own"),
+        ({"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}, "it has an optimizer of its own"),
+        ({"values": {"class_weights": "balanced"}}, "class_weights='balanced'"),
+        ({"values": {"weighted_sampler": True}}, "weighted_sampler=True"),
+        ({"values": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor=0.1"),
+        ({"callbacks": [EarlyStoppingCallback(2)]}, "early stopping judges epochs"),
+        ({"callbacks": [Counting()]}, "the callback Counting acts on steps"),
+        ({"train_dataset": runs.images(4), "eval_dataset": None}, "class LABEL_1 has one training image"),
+    ],
+)
+def test_what_a_search_knows_nothing_of_is_named(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"tune_head=True, but {sentence}"):
+        trainer_with(tmp_path, **given).train()
+
+
+def test_a_layer_that_has_learned_something_is_not_thrown_away(tmp_path: Path) -> None:
+    trained, warm = (runs.classifier("resnet") for _ in range(2))
+    trained.config.num_training_images = 5
+    torch.nn.init.ones_(warm.decision_layer.raw_bias)
+    assert trainer_with(tmp_path, trained).why_not_tuned() == ["its decision layer was trained before"]
+    assert trainer_with(tmp_path, warm).why_not_tuned() == ["its decision layer is warm-started"]
+    assert trainer_with(tmp_path).why_not_tuned() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"cache_features": False}, "tune_head=True searches on features that do not change"),
+        ({"tune_min_steps": -1}, "tune_min_steps=-1 optimizer steps; pass 0 or more"),
+        ({"tune_keeps": ["density"]}, "tune_keeps names density; it takes fields of BNDLConfig"),
+        ({"tune_keeps": ["bias"], "tune_head": False}, "says what a search keeps, but tune_head=False"),
+    ],
+)
+def test_arguments_of_a_search_that_do_not_fit_are_named(values: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        trainer_with(tmp_path, values=values)
+
+
+def test_a_report_says_that_images_were_learned_by_heart() -> None:
+    labels = torch.arange(60) % 3
+    x = 5 * torch.eye(3)[labels] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+    report, config = TuningReport(), BNDLConfig(feature_dim=3, num_labels=3)
+
+    def train(features: Tensor, labels: Tensor) -> Any:
+        return fit_decision_layer(features, labels, config, max_steps=1, use_cpu=True, disable_tqdm=True)
+
+    tune_decision_layer(x, labels, config, train, report=report)
+    assert (report.is_memorised, report.chosen, report.num_held_out, report.candidates) == (True, "trained", 0, [])
+    assert "by heart" in str(report)
+    assert report.scalars() == {"tuning_num_held_out": 0}
