@@ -15,6 +15,7 @@ each model.
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Views:
         self.processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
         self.model: Any = BNDLForImageClassification.from_backbone_pretrained(arguments.model_name_or_path)
         self.training = BNDLTrainingArguments(
-            output_dir="unused",
+            output_dir=arguments.feature_cache_dir,
             use_cpu=True,
             report_to="none",
             freeze_backbone=True,
@@ -110,10 +111,11 @@ def train_on_views(views: Tensor, labels: Tensor, num_labels: int, min_steps: in
     steps_an_epoch = math.ceil(len(labels) / HEAD_DEFAULTS["per_device_train_batch_size"])
     epochs = max(HEAD_DEFAULTS["num_train_epochs"], math.ceil(min_steps / steps_an_epoch))
     settings = {**HEAD_DEFAULTS, "num_train_epochs": epochs, "save_strategy": "no", "logging_strategy": "no"}
-    training = BNDLTrainingArguments("unused", use_cpu=True, disable_tqdm=True, seed=seed, **settings)
-    trainer = BNDLTrainer(layer, training, train_dataset=FeatureViews(views, labels, seed))
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with tempfile.TemporaryDirectory() as scratch:
+        training = BNDLTrainingArguments(scratch, use_cpu=True, disable_tqdm=True, seed=seed, **settings)
+        trainer = BNDLTrainer(layer, training, train_dataset=FeatureViews(views, labels, seed))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return layer.eval()
 
 
