@@ -344,11 +344,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 def decide_on_tuning(trainer: BNDLTrainer, model_arguments: ModelArguments) -> None:
     """Tune the decision layer unless told otherwise, by a flag or by something that a search cannot do."""
     arguments = trainer.args
-    reasons = trainer.why_not_tuned() if arguments.tune_head is None else []
-    if arguments.tune_head is None:
-        arguments.tune_head = not reasons
-    if arguments.tune_head:
+    reasons: list[str] = []
+    if arguments.tune_head is not False:
         arguments.tune_keeps = sorted({*(arguments.tune_keeps or ()), *model_arguments.config_fields()})
+    if arguments.tune_head is None:
+        reasons = trainer.why_not_tuned()
+        arguments.tune_head = not reasons
     if reasons and trainer.is_world_process_zero():
         print(f"The decision layer is trained, not tuned (--tune_head), because {'; '.join(reasons)}.")
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 
 from bndl_hf import BNDLConfig, BNDLTrainer
 from bndl_hf.data.pixel_values import collate
-from bndl_hf.training import fit_decision_layer
+from bndl_hf.training import fit_decision_layer, sparse_path
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import TuningReport, tuning_entry
 
@@ -120,6 +120,31 @@ def test_a_trained_layer_is_not_tuned_on_later(tmp_path: Path) -> None:
         trainer_with(tmp_path).train(resume_from_checkpoint=True)
 
 
+def test_a_preset_of_another_kind_is_kept_and_said(tmp_path: Path) -> None:
+    trainer = trainer_with(tmp_path, runs.classifier("resnet", preset="released"), values={"save_strategy": "no"})
+    trainer.train()
+    report = TuningReport.of(tuning_entry(trainer.state.log_history))
+    expected = "Logistic regression is not tried, because its equivalent cannot have preset='released'."
+    assert (report.chosen, report.notes) == ("trained", [expected])
+    assert trainer.model.config.loading_concentration == "per_factor"
+
+
+def test_a_layer_to_read_is_made_of_the_one_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FIRST_STEPS", 20), ("NEXT_STEPS", 20), ("_MIXED_ROWS", 256)):
+        monkeypatch.setattr(sparse_path, name, value)
+    model = runs.classifier("resnet", preset="interpretable", num_factors=12)
+    trainer = trainer_with(tmp_path, model, values={"tune_keeps": ["preset", "num_factors"]})
+    trainer.train()
+    report = TuningReport.of(tuning_entry(trainer.state.log_history))
+    assert report.chosen == "logistic regression"
+    assert "Made sparse for preset='interpretable': 12 factors" in report.notes[-1]
+    assert trainer.decision_layer.raw_loadings.shape == (12, 3)
+    assert (model.config.preset, model.config.temperature) == ("interpretable", report.temperature)
+    again = trainer_with(tmp_path, runs.classifier("resnet", preset="interpretable"), values={"tune_head": None})
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(probs(again.model), probs(model))
+
+
 def test_what_the_convex_layer_cannot_have_is_kept_and_said(tmp_path: Path) -> None:
     model = runs.classifier("resnet", loading_density=0.5)
     trainer = trainer_with(tmp_path, model, values={"tune_keeps": ["projection"], "kl_local_weight": 0.25})
@@ -149,6 +174,11 @@ class Counting(TrainerCallback):
         ({"compute_loss_func": lambda *_, **__: 0.0}, "compute_loss_func is a loss of its own"),
         ({"kind": Squared}, "Squared has a compute_loss of its own"),
         ({"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}, "it has an optimizer of its own"),
+        ({"values": {"feature_views": 2}}, "feature_views=2"),
+        (
+            {"model": runs.classifier(preset="interpretable"), "values": {"kl_local_weight": 1.0}},
+            "kl_local_weight is given for the preset 'interpretable'",
+        ),
         ({"values": {"class_weights": "balanced"}}, "class_weights='balanced'"),
         ({"values": {"weighted_sampler": True}}, "weighted_sampler=True"),
         ({"values": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor=0.1"),

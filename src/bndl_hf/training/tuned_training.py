@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -25,10 +26,12 @@ from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.class_balance import known_labels
+from bndl_hf.training.density import default_config, sparse_layer, wanted_density
 from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.layer_training import enough_epochs, train_layer
+from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.pruning import LoadingPruner
-from bndl_hf.training.tuning import tune_decision_layer
+from bndl_hf.training.tuning import Candidate, tune_decision_layer
 from bndl_hf.training.tuning_report import ENTRY, TuningReport, tuning_of_checkpoint
 
 logger = logging.get_logger(__name__)
@@ -66,6 +69,8 @@ class TunedTraining(Trainer):
         reasons += [f"{type(self).__name__} has a {name} of its own" for name in changed]
         if self._has_own_optimizer:
             reasons.append("it has an optimizer of its own")
+        if args.feature_views > 1:
+            reasons.append(f"feature_views={args.feature_views}")
         for name, without in (("class_weights", None), ("weighted_sampler", False), ("label_smoothing_factor", 0.0)):
             if getattr(args, name) != without:
                 reasons.append(f"{name}={getattr(args, name)!r}")
@@ -76,7 +81,15 @@ class TunedTraining(Trainer):
                 reasons.append(f"the callback {type(callback).__name__} acts on steps")
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             reasons.append("its weights are sharded over processes")
-        return reasons + self._why_no_layer_of_its_own() + self._why_none_held_out()
+        return reasons + self._why_not_sparse() + self._why_no_layer_of_its_own() + self._why_none_held_out()
+
+    def _why_not_sparse(self) -> list[str]:
+        """What a layer that is made sparse after the search (density.py) has no use for."""
+        if not isinstance(self.model, BNDLForImageClassification) or wanted_density(self.model.config) is None:
+            return []
+        given = {name for name in ("kl_local_weight", "kl_global_weight") if getattr(self.args, name) is not None}
+        given |= set(self.args.tune_keeps or ()) - {"preset", "num_factors", "loading_density"}
+        return [f"{name} is given for the preset {self.model.config.preset!r}" for name in sorted(given)]
 
     def _why_no_layer_of_its_own(self) -> list[str]:
         if self.model_init is not None or not isinstance(self.model, BNDLForImageClassification):
@@ -148,27 +161,37 @@ class TunedTraining(Trainer):
         elif eval_dataset is not None:
             report.note("eval_dataset holds several datasets, so folds of the training images are held out.")
         model = self.accelerator.unwrap_model(self.model)
-        config, keep = copy.deepcopy(model.config), list(self.args.tune_keeps or ())
-        if not config.kl_local_weight_is_measured:
+        wanted, keep = copy.deepcopy(model.config), list(self.args.tune_keeps or ())
+        if not wanted.kl_local_weight_is_measured:
             keep.append("kl_local_weight")
+        density = wanted_density(wanted)
+        # A layer of few factors has a dense one to learn from, and is what the search is for all the same.
+        config, keep = (wanted, keep) if density is None else (default_config(wanted), [])
+        x, y = train_dataset.features, train_dataset.labels
         shows = not self.args.disable_tqdm and self.is_world_process_zero()
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
             progress = _Progress(bar)
 
-            def train(features: Tensor, labels: Tensor) -> PosteriorHead:
+            def train(features: Tensor, labels: Tensor, config: BNDLConfig = config) -> PosteriorHead:
                 arguments = self._arguments_of_candidate(scratch, len(labels))
                 dataset = FeatureDataset(features, labels)
                 return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
 
-            layer = tune_decision_layer(
-                train_dataset.features,
-                train_dataset.labels,
-                config,
-                train,
-                held_out,
-                self.args.seed,
-                keep,
-                report,
+            def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
+                assert density is not None
+                bar.set_description("Tuning, making it sparse")
+                return sparse_layer(layer, best.fit, splits, x.float(), wanted, density, self.args.seed)
+
+            then = None if density is None else make_sparse
+            layer = tune_decision_layer(x, y, config, train, held_out, self.args.seed, keep, report, then)
+            if density is not None and report.is_memorised:
+                layer = train(x, y, wanted)
+        if density is not None and not report.is_memorised:
+            report.temperature = layer.config.temperature
+            per_class = (layer.factor_loadings > 0).float().sum(0).mean()
+            report.note(
+                f"Made sparse for preset={wanted.preset!r}: {layer.config.num_factors} factors, {per_class:.3g} "
+                f"loadings a class, temperature {report.temperature:.3f}."
             )
         shared: list[Any] = [
             layer_fields(layer.config),

@@ -34,7 +34,7 @@ from bndl_hf.training.logistic_regression import (
 )
 from bndl_hf.training.tuning_report import TuningReport
 from bndl_hf.uncertainty.collecting import collect_predictions, join_predictions
-from bndl_hf.uncertainty.recalibration import fit_temperature
+from bndl_hf.uncertainty.recalibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
 
 logger = logging.get_logger(__name__)
 
@@ -131,6 +131,12 @@ def tune_decision_layer(
     best = min(candidates, key=lambda candidate: candidate.negative_log_likelihood)
     logger.info("Chosen: %s", best.name)
     report.chosen, report.temperature = best.name, best.temperature
+    if best.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
+        report.note(
+            f"Its temperature, {best.temperature:g}, is the end of the range searched: {report.num_held_out} held-out "
+            "images do not determine it (all are right, say).",
+            warns=True,
+        )
     layer = best.fit(x, y)
     layer.set_temperature(best.temperature)
     return layer if then is None else then(layer, best, splits)
@@ -154,7 +160,7 @@ def _is_memorised(x: Tensor, y: Tensor, num_labels: int) -> bool:
 
 
 def _trained(splits: Sequence[Split], train: Callable[[Tensor, Tensor], PosteriorHead]) -> Candidate:
-    fitted = fit_temperature(*_held_out_predictions(splits, train))
+    fitted = fit_temperature(*_held_out_predictions(splits, train), warn=False)
     return Candidate("trained", train, fitted.negative_log_likelihood_after, fitted.temperature, "")
 
 
@@ -168,7 +174,7 @@ def _is_worth_training(
     if not candidates or len(splits) == 1:
         return True
     rival, trained = (
-        fit_temperature(*_held_out_predictions(splits[:1], fit)).negative_log_likelihood_after
+        fit_temperature(*_held_out_predictions(splits[:1], fit), warn=False).negative_log_likelihood_after
         for fit in (candidates[0].fit, train)
     )
     if trained >= rival:
@@ -201,6 +207,8 @@ def _not_convex(config: BNDLConfig, keep: Sequence[str]) -> str:
         *("score_concentration", "score_concentration_input", "loading_concentration"),
         *("objective", "feature_noise", "kl_global_weight"),  # of training
     ]
+    if config.preset != plain.preset:
+        return f"preset={config.preset!r}"
     departs = [name for name in ("kl_local_weight",) if name in keep]  # else measured, and not the preset's
     departs += [name for name in fields if name in keep or getattr(config, name) != getattr(plain, name)]
     if config.loading_density < 1 and ("loading_density" in keep or config.loading_density != plain.loading_density):
@@ -230,7 +238,7 @@ def _convex(splits: Sequence[Split], config: BNDLConfig) -> Candidate:
         def fit_known(x: Tensor, _: Tensor, scale: float = scale) -> PosteriorHead:
             return layer_from_regression(config, fitted[id(x)], x, scale)
 
-        tried[scale] = fit_temperature(*_held_out_predictions(splits, fit_known))
+        tried[scale] = fit_temperature(*_held_out_predictions(splits, fit_known), warn=False)
     scale = min(
         tried, key=lambda scale: tried[scale].negative_log_likelihood_after * tried[scale].num_images + (scale > 0)
     )

@@ -69,7 +69,7 @@ class TuningReport:
         if self.candidates:
             folds = {0: "", 1: " (a fold of the training images)"}
             rows = folds.get(self.num_folds, f" (the training images, in {self.num_folds} folds)")
-            lines[0] += f", chosen by its negative log-likelihood on {self.num_held_out} held-out images{rows}"
+            lines[0] += f", judged by its negative log-likelihood on {self.num_held_out} held-out images{rows}"
         width = max((len(c["name"]) for c in self.candidates), default=0)
         for c in self.candidates:
             loss, temperature = c["negative_log_likelihood"], c["temperature"]

@@ -54,7 +54,7 @@ class FittedTemperature:
 
 
 def fit_temperature(
-    prediction: BNDLPrediction, labels: Tensor, *, variance_scale: float | None = 1.0
+    prediction: BNDLPrediction, labels: Tensor, *, variance_scale: float | None = 1.0, warn: bool = True
 ) -> FittedTemperature:
     """Temperature, and a variance scale where asked for, of least negative log-likelihood on held-out images.
 
@@ -68,6 +68,7 @@ def fit_temperature(
         variance_scale: v is held at this; None fits it too. A head without variance (dense, NMF) has none to fit: v
             stays 1. Where the variance hardly differs between images T and v do the same, and only both together mean
             anything.
+        warn: whether to warn of a temperature at the end of its range.
 
     Returns:
         FittedTemperature. Where the predictions are constant every value is as good, and it is 1; where every image is
@@ -101,7 +102,7 @@ def fit_temperature(
         variance_scale = 1.0
     objective = _negative_log_likelihood(prediction, truth)
     temperature, variance_scale = _minimise(objective, variance_scale)
-    if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
+    if warn and temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         logger.warning(
             "The fitted temperature, %g, is the end of the range searched. Either the %d images do not determine it "
             "(all are right, say), or the variance is of the wrong size: pass more held-out images, or "
