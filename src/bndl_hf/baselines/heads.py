@@ -50,9 +50,9 @@ class PointMassHead(PosteriorHead):
     def means(self, values: Tensor, threshold: float) -> Tensor:
         """What scores are of scaled features, and loadings of raw ones."""
 
-    def score_posterior(self, features: Tensor) -> WeibullPosterior:
+    def posterior_of_inputs(self, inputs: Tensor) -> WeibullPosterior:
         """A point mass on E[theta], [B, D]."""
-        return _point_mass(self.means(features.float() * self.feature_scale, self.config.score_threshold))
+        return _point_mass(self.means(inputs, self.config.score_threshold))
 
     def loading_posterior(self) -> WeibullPosterior:
         """A point mass on E[Phi], [D, C]."""

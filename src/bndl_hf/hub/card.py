@@ -200,7 +200,8 @@ def _describe_tuning(tuning: object) -> str | None:
     chosen = names.get(tuning["chosen"], str(tuning["chosen"]))
     if not tuning.get("num_held_out"):
         return chosen
-    return f"{chosen}, for its likelihood on {tuning['num_held_out']:,} held-out images"
+    sparse = ", then made sparse" if tuning.get("is_made_sparse") else ""
+    return f"{chosen}, for its likelihood on {tuning['num_held_out']:,} held-out images{sparse}"
 
 
 def _as_number(name: str, value: object) -> float:

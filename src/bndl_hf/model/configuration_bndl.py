@@ -48,6 +48,9 @@ class BNDLConfig(PretrainedConfig):
         projection_dim (`int`): hidden width of the "two_layer" projection; None takes `num_factors`.
         normalize_features (`bool`, preset): divide each feature by its standard deviation over the training images
             (measured once before training, stored with the weights), so that one learning rate suits every backbone.
+        feature_power (`float`): p in (0, 1] of sign(h) |h|^p, which the layer reads in place of the features h. Below 1
+            a few large features count less against many small ones (the power normalisation of Perronnin et al. 2010);
+            `tune=True` and `tune_head` mostly choose 0.7 (docs/defaults.md).
         feature_noise (`float`): standard deviation of Gaussian noise that is added to the features while training, in
             units of each feature's spread; 0 adds none. For features the backbone has memorised, which lie closer
             together on training images than on new ones (docs/defaults.md: 1 there).
@@ -117,6 +120,7 @@ class BNDLConfig(PretrainedConfig):
     projection: str = _UNSET
     projection_dim: int | None = None
     normalize_features: bool = _UNSET
+    feature_power: float = 1.0
     feature_noise: float = 0.0
     score_threshold: float = _UNSET
     loading_threshold: float = _UNSET

@@ -32,6 +32,7 @@ _POSITIVE = (
     "loading_scale_floor",
     "max_concentration",
     "loading_density",
+    "feature_power",
 )
 _NON_NEGATIVE = (
     "feature_noise",
@@ -142,6 +143,8 @@ def check_fields(config: Any) -> None:
         value = getattr(config, name)
         if value is not None and not 1 <= value <= most:
             raise ValueError(f"{name}={value} must be 1 or more, and at most {most:,}.")
+    if config.feature_power > 1:
+        raise ValueError(f"feature_power={config.feature_power} must be at most 1, which leaves features as they are.")
     if config.loading_density > 1:
         raise ValueError(f"loading_density={config.loading_density} is a share of the loadings; it is at most 1.")
     if config.max_concentration <= config.min_concentration:

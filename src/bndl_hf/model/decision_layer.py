@@ -113,13 +113,12 @@ class BNDLDecisionLayer(PosteriorHead):
             init.copy_(self.projection.weight, identity + 0.1 * self.projection.weight)
             init.constant_(self.projection.bias, self.config.score_threshold)
 
-    def score_posterior(self, features: Tensor) -> WeibullPosterior:
+    def posterior_of_inputs(self, inputs: Tensor) -> WeibullPosterior:
         """q(theta | h) of Eqs. 8-9: means [B, K], concentrations [B, 1] or [B, K]."""
-        features = features.float() * self.feature_scale
-        every = self.projection(features) - self.config.score_threshold  # [B, D] -> [B, P]
+        every = self.projection(inputs) - self.config.score_threshold  # [B, D] -> [B, P]
         # [B, P] -> [B, K]; long() because transformers, loading in another dtype, makes all of this layer float32
         z = every if self.selection is None else every[:, self.selection.long()]
-        sources = {"features": features, "score_mean": F.relu(every), "pre_activation": z}
+        sources = {"features": inputs, "score_mean": F.relu(every), "pre_activation": z}
         raw = self.score_concentration(sources[self.config.score_concentration_input])
         return WeibullPosterior(F.relu(z), self._concentration(raw))
 

@@ -35,6 +35,7 @@ SPARSITY_THRESHOLD = 1e-5
 # A pruned raw loading is put this far below the threshold. There it gets no gradient, and what momentum an optimizer
 # still has moves it by some ten learning rates, so it stays pruned and nothing about it has to be remembered.
 _OUT_OF_REACH = 1.0
+_SMALLEST_TO_POWER = 1e-4
 # The variance of a logit holds the square of a feature times up to 1e11: beyond this it leaves float32.
 _LARGEST_FEATURE = 1e12
 
@@ -50,7 +51,7 @@ class PosteriorHead(nn.Module, ABC):
         ValueError: when the configuration names no feature width.
     """
 
-    feature_scale: Tensor  # [D], what every feature is multiplied by before anything else
+    feature_scale: Tensor  # [D], what the power of every feature is multiplied by before anything else
 
     def __init__(self, config: BNDLConfig, num_factors: int | None) -> None:
         super().__init__()
@@ -64,8 +65,8 @@ class PosteriorHead(nn.Module, ABC):
     # ---- what a head is ----
 
     @abstractmethod
-    def score_posterior(self, features: Tensor) -> WeibullPosterior:
-        """q(theta | h) of features [B, D]: means [B, K], concentrations [B, 1] or [B, K]."""
+    def posterior_of_inputs(self, inputs: Tensor) -> WeibullPosterior:
+        """q(theta | h) of `inputs` [B, D]: means [B, K], concentrations [B, 1] or [B, K]."""
 
     @abstractmethod
     def loading_posterior(self) -> WeibullPosterior:
@@ -87,6 +88,15 @@ class PosteriorHead(nn.Module, ABC):
         if self.config.bias == "non_negative":
             return F.relu(self.raw_bias - self.config.loading_threshold)
         return self.raw_bias
+
+    def inputs(self, features: Tensor) -> Tensor:
+        """Features [B, D] as the posterior of the scores reads them: float32, their power, in units of their spread."""
+        features, power = features.float(), self.config.feature_power
+        return (features if power == 1 else signed_power(features, power)) * self.feature_scale
+
+    def score_posterior(self, features: Tensor) -> WeibullPosterior:
+        """q(theta | h) of features [B, D] (Eqs. 8-9): means [B, K], concentrations [B, 1] or [B, K]."""
+        return self.posterior_of_inputs(self.inputs(features))
 
     # ---- training ----
 
@@ -113,10 +123,10 @@ class PosteriorHead(nn.Module, ABC):
             if answer is not None:
                 return answer(LogitPosterior(self.score_posterior(features), self.loading_posterior(), self.bias))
             labels = None if labels is None else labels.long()
+            inputs = self.inputs(features)
             if self.training and self.config.feature_noise:
-                spread = self.config.feature_noise / self.feature_scale  # of what is divided by it again
-                features = features.float() + spread * torch.randn_like(features, dtype=torch.float32)
-            random = LogitPosterior(self.score_posterior(features), self.loading_posterior(), self.bias)
+                inputs = inputs + self.config.feature_noise * torch.randn_like(inputs)
+            random = LogitPosterior(self.posterior_of_inputs(inputs), self.loading_posterior(), self.bias)
             if not self.training:
                 logits = random.damped(random.top_two[0], Decisions.of(self.config).recalibration)
             elif self.config.objective == "sampled":
@@ -212,7 +222,7 @@ class PosteriorHead(nn.Module, ABC):
 
     @torch.no_grad()
     def set_feature_scale(self, scale: Tensor) -> None:
-        """Set the factor [D] every feature is multiplied by before anything else (`normalize_features`)."""
+        """Set the factor [D] the power of every feature is multiplied by (`normalize_features`)."""
         self.feature_scale.copy_(scale)
 
     def set_temperature(self, temperature: Any, variance_scale: float | None = None) -> None:
@@ -283,6 +293,21 @@ class PosteriorHead(nn.Module, ABC):
             return moved if stays else tensor.to(moved.device, torch.float32)
 
         return super()._apply(in_float32, recurse)
+
+
+def signed_power(features: Tensor, power: float) -> Tensor:
+    """sign(h) |h|^power, of the shape of `features`: below 1 a few large features count less against many small ones.
+
+    Close to zero (|h| < 1e-4) it is a straight line, so that its slope stays finite.
+    """
+    return features * power_slope(features, power)
+
+
+def power_slope(features: Tensor, power: float) -> Tensor:
+    """|h|^(power - 1): what each feature is multiplied by in `signed_power`."""
+    if power == 1:
+        return torch.ones_like(features)
+    return features.abs().clamp_min(_SMALLEST_TO_POWER).pow(power - 1)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

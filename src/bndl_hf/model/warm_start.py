@@ -18,7 +18,8 @@ def start_from_dense(layer: BNDLDecisionLayer, weight: Tensor, bias: Tensor | No
     Args:
         layer: a `BNDLDecisionLayer`; it is changed in place, and its features are left as they come
             (`normalize_features` off): measuring a new scale later would undo the equivalence.
-        weight: [C, D] of the old head (a Conv2d's trailing ones are dropped).
+        weight: [C, D] of the old head (a Conv2d's trailing ones are dropped), on features to the layer's
+            `feature_power`.
         bias: [C] or None.
         signed: whether features take negative values; then K must be 2 D and the projection linear.
 

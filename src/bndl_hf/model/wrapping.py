@@ -128,6 +128,11 @@ def wrap_classifier(
         with torch.no_grad():
             signed = bool((classifier.eval()(**example_inputs(classifier, batch_size=8)).logits < 0).any())
         bndl_config_kwargs.setdefault("num_factors", 2 * feature_dim if signed else feature_dim)
+        if (power := bndl_config_kwargs.get("feature_power", 1.0)) != 1.0:
+            raise ValueError(
+                f"feature_power={power}, but warm_start keeps the head's own weights, which are of the features "
+                "themselves; leave one of them out."
+            )
         bndl_config_kwargs.setdefault("loading_density", 1.0)  # pruning would undo what was warm about the start
     config_class: Any = model_class.config_class
     config = config_class.from_head(

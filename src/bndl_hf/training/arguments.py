@@ -15,7 +15,7 @@ from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.uncertainty.measures import MEASURES
 
 # Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
-MIN_STEPS = 400
+MIN_STEPS = 800
 # Measures of which less is better; transformers knows "loss" alone.
 _ERRORS = ("loss", "nll", *(name for name, measure in MEASURES.items() if measure.better == "smaller"))
 
@@ -31,7 +31,8 @@ class BNDLTrainingArguments(TrainingArguments):
         default=1e-3,
         metadata={
             "help": "Learning rate of the decision layer, which starts from nothing; learning_rate is the backbone's. "
-            "None (in Python) gives both learning_rate."
+            "None (in Python) gives both learning_rate. A search with --tune_head goes by the number of images instead "
+            "(up to 0.003) where this is the default."
         },
     )
     kl_local_weight: float | None = field(

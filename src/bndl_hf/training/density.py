@@ -20,9 +20,9 @@ from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.presets import MOST_WEIGHTS_TO_READ, few_factors
+from bndl_hf.training.convex_layer import VARIANCE_SCALES, concentration_of, raw_concentration
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.sparse_path import LOADING_PRECISION, SparseFactors, layer_of, sparse_path
-from bndl_hf.training.tuning import VARIANCE_SCALES, concentration_of, raw_concentration
 from bndl_hf.uncertainty.collecting import collect_predictions, join_predictions
 from bndl_hf.uncertainty.recalibration import fit_temperature
 

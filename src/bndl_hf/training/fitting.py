@@ -13,12 +13,13 @@ from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import HEAD_DEFAULTS, MIN_STEPS, BNDLTrainingArguments
+from bndl_hf.training.candidates import Candidate
 from bndl_hf.training.density import check_density, default_config, sparse_layer, wanted_density
 from bndl_hf.training.features import FeatureDataset
-from bndl_hf.training.layer_training import enough_epochs, train_layer
+from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.trainer import BNDLTrainer
-from bndl_hf.training.tuning import Candidate, tune_decision_layer
+from bndl_hf.training.tuning import tune_decision_layer
 
 
 def fit_decision_layer(
@@ -90,9 +91,10 @@ def fit_decision_layer(
         # A layer of few factors has a dense one to learn from.
         dense = config if config.preset != "interpretable" else default_config(config)
 
-        def train(features: Tensor, labels: Tensor) -> PosteriorHead:
-            arguments = {**_enough_steps(len(labels), training_arguments), **training_arguments}
-            return _train(FeatureDataset(features, labels), dense, None, None, callbacks, arguments)
+        def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
+            rate = {"decision_layer_learning_rate": learning_rate_of(len(labels))}
+            arguments = {**_enough_steps(len(labels), training_arguments), **rate, **training_arguments}
+            return _train(FeatureDataset(features, labels), config, None, None, callbacks, arguments)
 
         def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
             assert density is not None

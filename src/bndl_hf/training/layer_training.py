@@ -16,6 +16,8 @@ from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.features import FeatureDataset, keep_batch
 
+LARGEST_RATE, ROWS_AT_LARGEST_RATE = 3e-3, 5000
+
 
 def train_layer(
     trainer_class: type[Trainer],
@@ -51,6 +53,16 @@ def train_layer(
         trainer.remove_callback(PrinterCallback)  # quiet means quiet
     trainer.train()
     return layer.cpu().eval()
+
+
+def learning_rate_of(num_images: int) -> float:
+    """Of a layer whose noise is sought on held-out rows (trained_layer.py): the more images, the less it may settle.
+
+    Example:
+        >>> learning_rate_of(50_000), learning_rate_of(1250)
+        (0.003, 0.0015)
+    """
+    return LARGEST_RATE * min(1.0, math.sqrt(num_images / ROWS_AT_LARGEST_RATE))
 
 
 def enough_epochs(num_images: int, batch_size: int, epochs: float, min_steps: int) -> float:

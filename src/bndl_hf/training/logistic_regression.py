@@ -1,8 +1,8 @@
 """Multinomial logistic regression with an L2 penalty on frozen features: the convex rival, and a place to start from.
 
 Its optimum is unique and found in seconds, and a non-negative decision layer can be its exact equivalent
-(model/warm_start.py). Two things about it come from the data: the strength of the penalty, and how far features are
-brought to one spread, which says how much of the backbone's own scale the prior believes. Read tuning.py next.
+(model/warm_start.py). What about it comes from the data, convex_layer.py says: the strength of the penalty, and the
+scale of the features under it, which is how much of the backbone's own scale the prior believes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bndl_hf.model.posterior_head import signed_power
+
 # Strengths of the penalty in multiples of D, strongest first, each a third of the one before.
-STRENGTHS = tuple(10.0 * 10 ** (-i / 2) for i in range(11))
-# Powers of the spread that features are divided by: 1 gives every feature unit spread, 0 leaves their scales alone.
-SPREAD_POWERS = (1.0, 0.5, 0.0)
+STRENGTHS = tuple(10.0 * 10 ** (-i / 2) for i in range(13))
 # The path of strengths ends once the held-out likelihood is this much worse than its best.
 _PATH_ENDS = 1.05
 # Rows that powers of the spread are compared on; a strength for the one chosen is then sought on all rows.
@@ -27,24 +27,26 @@ _MAX_ITERATIONS = 200
 
 @dataclass(frozen=True)
 class LogisticRegression:
-    """Weights of a fitted regression on features as they come.
+    """Weights of a fitted regression on features to a power, otherwise as they come.
 
     Attributes:
-        weight: [D, C], of unscaled features.
+        weight: [D, C], of unscaled powers of features.
         bias: [C].
         scale: [D], what features were multiplied by while fitting.
         precision: of the Gaussian prior of every weight of *scaled* features (the penalty is precision / 2 times the
             sum of their squares, against the summed log-likelihood).
+        feature_power: p of sign(h) |h|^p.
     """
 
     weight: Tensor
     bias: Tensor
     scale: Tensor
     precision: float
+    feature_power: float = 1.0
 
     def logits(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, C]."""
-        return features @ self.weight + self.bias
+        return signed_power(features, self.feature_power) @ self.weight + self.bias
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def fit_logistic_regression(
     precision: float,
     power: float = 1.0,
     start: LogisticRegression | None = None,
+    feature_power: float = 1.0,
 ) -> LogisticRegression:
     """The optimum of sum_n log p(y_n | h_n) - precision / 2 |W|^2, by L-BFGS from `start` or from zero.
 
@@ -77,14 +80,16 @@ def fit_logistic_regression(
         labels: [N], in 0 .. C - 1.
         num_labels: C.
         precision: > 0, of the prior of the weights of scaled features; the bias has none.
-        power: features are divided by spread^power times mean spread^(1 - power), so that the mean feature has about
-            unit spread whatever the power.
+        power: features are divided by spread^power times mean spread^(1 - power): 1 gives each of them unit spread, 0
+            leaves their scales alone, -1 squares them. The mean feature has about unit spread whatever the power.
         start: an optimum at another strength.
+        feature_power: p of sign(h) |h|^p, which everything above is about.
 
     Returns:
-        Weights for features as they come.
+        Weights for features to that power, otherwise as they come.
     """
     N, D = features.shape
+    features = signed_power(features, feature_power)
     mean, spread = features.mean(0), features.std(0, correction=0)
     typical = spread.mean().clamp_min(1e-12)
     scale = 1 / (spread.clamp_min(1e-2 * typical).pow(power) * typical.pow(1 - power))
@@ -111,7 +116,7 @@ def fit_logistic_regression(
     with torch.enable_grad():
         search.step(objective)
     weight = weight.detach() * scale[:, None]
-    return LogisticRegression(weight, bias.detach() - mean @ weight, scale, precision)
+    return LogisticRegression(weight, bias.detach() - mean @ weight, scale, precision, feature_power)
 
 
 def folds(features: Tensor, labels: Tensor, count: int, seed: int) -> list[Split]:

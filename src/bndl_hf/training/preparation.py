@@ -16,7 +16,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.posterior_head import PosteriorHead
+from bndl_hf.model.posterior_head import PosteriorHead, signed_power
 from bndl_hf.model.presets import KL_LOCAL_BUDGET
 from bndl_hf.training.adapters import hold_statistics, trained_decision_layer
 from bndl_hf.training.class_balance import (
@@ -110,7 +110,8 @@ def prepare_decision_layer(trainer: Trainer, resumes: bool) -> bool:
         return False
     features, labels = _first_features(trainer, NUM_MEASURED_IMAGES if sets_scale or sets_weight else 1)
     layer.check_inputs(features, labels)
-    statistics = FeatureStatistics(features, labels, config.num_labels, trainer.accelerator)
+    powers = signed_power(features, config.feature_power)
+    statistics = FeatureStatistics(powers, labels, config.num_labels, trainer.accelerator)
     if sets_scale:
         layer.set_feature_scale(statistics.inverse_spread)
     if sets_weight:

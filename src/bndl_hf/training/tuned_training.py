@@ -25,14 +25,15 @@ from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.arguments import BNDLTrainingArguments
+from bndl_hf.training.candidates import Candidate
 from bndl_hf.training.class_balance import known_labels
 from bndl_hf.training.density import default_config, sparse_layer, wanted_density
 from bndl_hf.training.feature_views import FeatureViews
 from bndl_hf.training.features import FeatureDataset
-from bndl_hf.training.layer_training import enough_epochs, train_layer
+from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.pruning import LoadingPruner
-from bndl_hf.training.tuning import Candidate, tune_decision_layer
+from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import ENTRY, TuningReport, tuning_of_checkpoint
 
 logger = logging.get_logger(__name__)
@@ -160,8 +161,8 @@ class TunedTraining(Trainer):
             held_out = eval_dataset.features, eval_dataset.labels
         elif eval_dataset is not None:
             report.note("eval_dataset holds several datasets, so folds of the training images are held out.")
-        model = self.accelerator.unwrap_model(self.model)
-        wanted, keep = copy.deepcopy(model.config), list(self.args.tune_keeps or ())
+        wanted = copy.deepcopy(self.accelerator.unwrap_model(self.model).config)
+        keep = list(self.args.tune_keeps or ())
         if not wanted.kl_local_weight_is_measured:
             keep.append("kl_local_weight")
         density = wanted_density(wanted)
@@ -174,7 +175,7 @@ class TunedTraining(Trainer):
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
             progress = _Progress(bar)
 
-            def train(features: Tensor, labels: Tensor, config: BNDLConfig = config) -> PosteriorHead:
+            def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
                 images = labels[: len(labels) // V]  # the rows come view by view
                 arguments = self._arguments_of_candidate(scratch, len(images))
                 dataset = FeatureDataset(features, labels)
@@ -192,22 +193,24 @@ class TunedTraining(Trainer):
             if density is not None and report.is_memorised:
                 layer = train(x, y, wanted)
         if density is not None and not report.is_memorised:
-            report.temperature = layer.config.temperature
+            report.is_made_sparse, report.temperature = True, layer.config.temperature
             per_class = (layer.factor_loadings > 0).float().sum(0).mean()
             report.note(
                 f"Made sparse for preset={wanted.preset!r}: {layer.config.num_factors} factors, {per_class:.3g} "
                 f"loadings a class, temperature {report.temperature:.3f}."
             )
-        shared: list[Any] = [
-            layer_fields(layer.config),
-            {name: t.cpu() for name, t in layer.state_dict().items()},
-            report,
-        ]
+        return self._put_into_model(layer, report)
+
+    def _put_into_model(self, layer: PosteriorHead, report: TuningReport) -> TuningReport:
+        """Make `layer` the decision layer of the model, in every process that of the first one; its report."""
+        weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
+        shared: list[Any] = [layer_fields(layer.config), weights, report]
         if self.args.world_size > 1:
             broadcast_object_list(shared)  # what the first process found, whatever rounding did to the others
         values, weights, report = shared
+        train_dataset: Any = self.train_dataset
         values["num_training_images"] = len(train_dataset)
-        replace_decision_layer(model, values, weights)
+        replace_decision_layer(self.accelerator.unwrap_model(self.model), values, weights)
         self.optimizer = self.lr_scheduler = None
         self.create_optimizer_and_scheduler(self.state.max_steps)
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
@@ -234,6 +237,8 @@ class TunedTraining(Trainer):
             "report_to": [],
             "disable_tqdm": True,
         }
+        if arguments.decision_layer_learning_rate == BNDLTrainingArguments.decision_layer_learning_rate:
+            values["decision_layer_learning_rate"] = learning_rate_of(num_images)
         for name, value in values.items():
             setattr(arguments, name, value)
         return arguments

@@ -30,6 +30,7 @@ class TuningReport:
         chosen: name of the candidate that was kept.
         temperature: of the layer; None where none was fitted.
         is_memorised: whether the training images were known to the backbone, so that nothing could be tuned on them.
+        is_made_sparse: whether the layer was then made sparse, as the preset "interpretable" is.
     """
 
     num_held_out: int = 0
@@ -39,6 +40,7 @@ class TuningReport:
     chosen: str | None = None
     temperature: float | None = None
     is_memorised: bool = False
+    is_made_sparse: bool = False
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> TuningReport:
@@ -65,7 +67,7 @@ class TuningReport:
         return {f"{ENTRY}_{name}": value for name, value in values.items() if value is not None}
 
     def __str__(self) -> str:
-        lines = [f"Decision layer: {self.chosen}"]
+        lines = [f"Decision layer: {self.chosen}{', then made sparse' if self.is_made_sparse else ''}"]
         if self.candidates:
             folds = {0: "", 1: " (a fold of the training images)"}
             rows = folds.get(self.num_folds, f" (the training images, in {self.num_folds} folds)")

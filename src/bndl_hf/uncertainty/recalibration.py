@@ -42,7 +42,7 @@ class FittedTemperature:
         temperature: T, in [0.05, 20]; above 1 the model was too sure of itself.
         variance_scale: v, in [0, 100]; 0 leaves the softmax of the mean logits, divided by T.
         negative_log_likelihood_before: of the images, with the probabilities as they came, nats per image.
-        negative_log_likelihood_after: the same with T and v.
+        negative_log_likelihood_after: the same with T and v, of smoothed labels where they were.
         num_images: how many images it was fitted on.
     """
 
@@ -54,7 +54,7 @@ class FittedTemperature:
 
 
 def fit_temperature(
-    prediction: BNDLPrediction, labels: Tensor, *, variance_scale: float | None = 1.0, warn: bool = True
+    prediction: BNDLPrediction, labels: Tensor, *, variance_scale: float | None = 1.0, label_smoothing: float = 0.0
 ) -> FittedTemperature:
     """Temperature, and a variance scale where asked for, of least negative log-likelihood on held-out images.
 
@@ -68,7 +68,8 @@ def fit_temperature(
         variance_scale: v is held at this; None fits it too. A head without variance (dense, NMF) has none to fit: v
             stays 1. Where the variance hardly differs between images T and v do the same, and only both together mean
             anything.
-        warn: whether to warn of a temperature at the end of its range.
+        label_smoothing: share of each target, in [0, 1), spread evenly over the classes. 1 / (N + 1) is one more image
+            of unknown class, which keeps a few images that are all right from asking for T = 0.
 
     Returns:
         FittedTemperature. Where the predictions are constant every value is as good, and it is 1; where every image is
@@ -76,7 +77,8 @@ def fit_temperature(
 
     Raises:
         TypeError: `prediction` is not a `BNDLPrediction`: probabilities alone do not tell the variance of the logits.
-        ValueError: labels of another length or out of range; logits not finite; variance_scale out of range.
+        ValueError: labels of another length or out of range; logits not finite; variance_scale or label_smoothing out
+            of range.
 
     Example:
         >>> from bndl_hf import BNDLConfig
@@ -95,14 +97,16 @@ def fit_temperature(
         )
     if variance_scale is not None and not 0 <= variance_scale <= MAX_VARIANCE_SCALE:
         raise ValueError(f"variance_scale={variance_scale} is not in [0, {MAX_VARIANCE_SCALE:g}]; None fits it.")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing} is not in [0, 1).")
     probs, truth = check_probs(prediction.probs, labels)
     check_finite(prediction.logits_mean, "logits_mean", "Find the image that made them.")
     check_finite(prediction.gap_variance, "gap_variance", "Find the image that made them.")
     if variance_scale is None and not prediction.gap_variance.any():
         variance_scale = 1.0
-    objective = _negative_log_likelihood(prediction, truth)
+    objective = _negative_log_likelihood(prediction, truth, label_smoothing)
     temperature, variance_scale = _minimise(objective, variance_scale)
-    if warn and temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
+    if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         logger.warning(
             "The fitted temperature, %g, is the end of the range searched. Either the %d images do not determine it "
             "(all are right, say), or the variance is of the wrong size: pass more held-out images, or "
@@ -119,7 +123,7 @@ def fit_temperature(
 _Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
-def _negative_log_likelihood(prediction: BNDLPrediction, labels: Tensor) -> _Objective:
+def _negative_log_likelihood(prediction: BNDLPrediction, labels: Tensor, smoothing: float = 0.0) -> _Objective:
     B, C = prediction.logits_mean.shape
     draws = prediction.logits_samples
     rows = max(1, _CHUNK // (C * (1 if draws is None else len(draws))))
@@ -138,8 +142,9 @@ def _negative_log_likelihood(prediction: BNDLPrediction, labels: Tensor) -> _Obj
         total = 0.0
         for start in range(0, B, rows):
             part = slice(start, start + rows)
-            chosen = log_probs(part, x[0].exp(), x[1]).gather(1, labels[part, None])
-            loss = -chosen.sum() / B
+            every = log_probs(part, x[0].exp(), x[1])
+            chosen = every.gather(1, labels[part, None])
+            loss = -((1 - smoothing) * chosen.sum() + smoothing * every.sum() / C) / B
             loss.backward()
             total += loss.item()
         assert x.grad is not None

@@ -6,7 +6,8 @@ over P positions of A_ij, or that mean normalised at fixed statistics, then z_k 
     e_k,ij = (z_k + w_k scale (A_ij - mean A)) / P
 
 because the deviations from the mean add up to zero. What does not depend on the position (b_k, c_theta, the shift of a
-normalisation) is thereby spread evenly. A class is the sum of its active factors, weighted by their loadings (Eq. 5).
+normalisation) is thereby spread evenly. Of features to a power (`feature_power`) the same holds at the slope
+|h|^(p - 1) of the image. A class is the sum of its active factors, weighted by their loadings (Eq. 5).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bndl_hf.interpretability.maps.gradcam import gradcam_on_grid
 from bndl_hf.interpretability.maps.position_features import PositionFeatures, position_features
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
+from bndl_hf.model.posterior_head import power_slope
 
 POOLED_AVERAGE, POSITION_WISE, GRAD_CAM = "pooled_average", "position_wise", "grad_cam"
 
@@ -63,7 +65,8 @@ def _exact(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, co
     if isinstance(layer.projection, nn.Linear):
         used = weights.any(dim=0).any(dim=0)  # a few factors of many
         weights = weights[..., used] @ layer.projection.weight[used]  # [B, k, K] @ [K, D] -> [B, k, D]
-    weights = weights * layer.feature_scale
+    # h^p = h |h|^(p - 1): at the slope of its own image a power is a sum over positions too.
+    weights = weights * (power_slope(found.features, layer.config.feature_power) * layer.feature_scale)[:, None]
     elsewhere = weights.clone()
     elsewhere[..., found.columns] = 0
     placed = torch.einsum("bkf,bf->bk", active, scores) - torch.einsum("bkd,bd->bk", elsewhere, found.features)
