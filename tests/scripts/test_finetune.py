@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from bndl_hf.data.image_dataset import make_image_processor
+from bndl_hf.training.arguments import MIN_STEPS
 from script_modules import TINY_RESNET, load_script
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -155,7 +156,7 @@ def test_the_flags_of_a_search_belong_to_cached_features(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="tune_head=True searches on features that do not change; pass"):
         finetune.main([*argv, "--tune_head"])
     cached = [*argv, "--freeze_backbone", "--cache_features"]
-    assert finetune.parse(cached)[2].tune_min_steps == 400
+    assert finetune.parse(cached)[2].tune_min_steps == MIN_STEPS
     for flags, value in (
         ([], None),
         (["--tune_head"], True),

@@ -21,7 +21,7 @@ from bndl_hf.training.density import (
 )
 from bndl_hf.training.logistic_regression import fit_logistic_regression, folds
 from bndl_hf.training.sparse_path import SparseFactors, layer_of
-from bndl_hf.training.tuning import layer_from_regression
+from bndl_hf.training.convex_layer import layer_from_regression
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1}
 

@@ -266,7 +266,7 @@ def test_a_report_says_that_images_were_learned_by_heart() -> None:
     x = 5 * torch.eye(3)[labels] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
     report, config = TuningReport(), BNDLConfig(feature_dim=3, num_labels=3)
 
-    def train(features: Tensor, labels: Tensor) -> Any:
+    def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> Any:
         return fit_decision_layer(features, labels, config, max_steps=1, use_cpu=True, disable_tqdm=True)
 
     tune_decision_layer(x, labels, config, train, report=report)

@@ -15,7 +15,7 @@ from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.uncertainty.measures import MEASURES
 
 # Optimizer steps a new layer needs at least, however few images an epoch has; used where held-out rows are the judge.
-MIN_STEPS = 800
+MIN_STEPS = 400
 # Measures of which less is better; transformers knows "loss" alone.
 _ERRORS = ("loss", "nll", *(name for name, measure in MEASURES.items() if measure.better == "smaller"))
 

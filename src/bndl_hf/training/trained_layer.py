@@ -8,7 +8,6 @@ want more of it, many want less, so its amount is sought. Read tuning.py first.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -65,8 +64,7 @@ def trained_candidate(
         return tried[noise].loss
 
     if is_chosen(config, keep):
-        has_many = len(splits[0].labels) > _MANY_ROWS
-        best = _lowest(loss, NOISES, len(NOISES) // 2 - has_many, refines=not has_many)
+        best = _lowest(loss, NOISES, len(NOISES) // 2 - (len(splits[0].labels) > _MANY_ROWS))
     else:
         best = config.feature_noise
         loss(best)
@@ -98,16 +96,12 @@ def _with_noise(config: BNDLConfig, noise: float, keep: Sequence[str]) -> BNDLCo
     return config
 
 
-def _lowest(loss: Callable[[float], float], ladder: Sequence[float], start: int, refines: bool) -> float:
-    """Where the loss is least on an ascending ladder, downhill from `start`; `refines` looks halfway to a neighbour."""
-    place = start
+def _lowest(loss: Callable[[float], float], ladder: Sequence[float], start: int) -> float:
+    """Where the loss is least on a ladder, downhill from `start`."""
     for step in (1, -1):
+        place = start
         while 0 <= place + step < len(ladder) and loss(ladder[place + step]) < loss(ladder[place]):
             place += step
         if place != start:
             break
-    if not refines:
-        return ladder[place]
-    neighbours = [ladder[i] for i in (place - 1, place + 1) if 0 <= i < len(ladder)]
-    between = math.sqrt(ladder[place] * min(neighbours, key=loss))
-    return min((ladder[place], between), key=loss)
+    return ladder[place]
