@@ -11,6 +11,7 @@ from bndl_hf import BNDLConfig
 from bndl_hf.model.moments import relative_variance
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training import fit_decision_layer
+from bndl_hf.training.convex_layer import layer_from_regression
 from bndl_hf.training.density import (
     Step,
     choose_step,
@@ -21,7 +22,6 @@ from bndl_hf.training.density import (
 )
 from bndl_hf.training.logistic_regression import fit_logistic_regression, folds
 from bndl_hf.training.sparse_path import SparseFactors, layer_of
-from bndl_hf.training.convex_layer import layer_from_regression
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1}
 

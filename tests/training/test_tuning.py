@@ -11,8 +11,8 @@ from torch import Tensor
 from bndl_hf import BNDLConfig
 from bndl_hf.model.moments import relative_variance
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.training.logistic_regression import Split, choose_strength, fit_logistic_regression, folds
 from bndl_hf.training.convex_layer import concentration_of, layer_from_regression
+from bndl_hf.training.logistic_regression import Split, choose_strength, fit_logistic_regression, folds
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1, "per_device_train_batch_size": 32}
 

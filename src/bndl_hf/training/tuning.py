@@ -65,9 +65,9 @@ def tune_decision_layer(
     Raises:
         ValueError: fewer rows than two of some class, without `held_out`.
     """
-    views, labels = features.float(), labels.long()
-    views = views if views.ndim == 3 else views[None]  # [V, N, D]
-    x, y = views.flatten(0, 1), labels.repeat(len(views))
+    x, labels = features.float(), labels.long()
+    views = x if x.ndim == 3 else x[None]  # [V, N, D]
+    x, y = x.flatten(0, -2), labels.repeat(len(views))
     report = TuningReport() if report is None else report
     if held_out is None and _is_memorised(views[0], labels, config.num_labels):
         report.is_memorised, report.chosen = True, "trained"
