@@ -32,7 +32,8 @@ def compare(folder: Path, output: Path, *more: str) -> list[dict]:
     argv = ["--model_name_or_path", str(folder), "--dataset_name", "digits", "--features_dir", str(folder), "--quiet"]
     argv += ["--tasks_file", str(folder / "tasks.json"), "--tasks", "some", "--augmentations", "shift", "--seeds", "0"]
     cache = ["--feature_cache_dir", str(output.parent / "cache")]
-    return views.main([*argv, *cache, "--views", "1", "2", "--output", str(output), *more])
+    heads = ["--heads", "trained", "trained_400_steps", "logistic"]
+    return views.main([*argv, *cache, *heads, "--views", "1", "2", "--output", str(output), *more])
 
 
 def test_every_number_of_views_and_head_is_judged(
@@ -58,3 +59,9 @@ def test_features_of_other_images_are_refused(folder: Path, tmp_path: Path, monk
     save_file({**tensors, "train.labels": tensors["train.labels"].flip(0)}, tmp_path / "digits.safetensors")
     with pytest.raises(ValueError, match="labels of digits are not those of the features file row by row"):
         compare(folder, tmp_path / "views.json", "--features_dir", str(tmp_path))
+
+
+def test_a_search_reads_the_views(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "TUNED_STEPS", 1)
+    (run,) = compare(folder, tmp_path / "views.json", "--heads", "tuned", "--views", "2")
+    assert run["negative_log_likelihood"] > 0
