@@ -41,14 +41,16 @@ from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
-# Scores with a histogram, and what stands below it; p-values crowd at zero, their figure is PAvPU's.
+# Scores with a histogram, where the model has them, and what stands below it; p-values crowd at zero, their figure is
+# PAvPU's.
 HISTOGRAMS = {
     "max_probability": "1 − largest probability",
     "entropy": "entropy, nats",
     "mutual_information": "mutual information, nats",
     "energy": "energy, nats",
     "total_evidence": "− total evidence",
-    "joint": "joint: entropy / evidence",
+    "mahalanobis": "Mahalanobis distance",
+    "fisher_statistic": "Fisher's statistic",
 }
 # Orders of the images in the other figures: by scores that speak of the answer, not of the image alone.
 RANKED_BY = {
@@ -175,6 +177,8 @@ def histograms(evaluation: Evaluation, dataset_name: str) -> Any:
 
     predictions, shown, notes = evaluation.predictions, {}, {}
     for name, words in HISTOGRAMS.items():
+        if name not in predictions.scores:
+            continue
         values = predictions.scores[name]
         if evaluation.ood:
             shown[words] = {dataset_name: values, **{k: other.scores[name] for k, other in evaluation.ood.items()}}

@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from bndl_hf.baselines import FeatureTask, elastic_net_path, make_head
+from bndl_hf.baselines.proximal import fit_elastic_net, violation
 
 
 def test_a_path_s_heads_answer_as_scikit_learn_does_on_standardised_features():
@@ -18,6 +19,29 @@ def test_a_path_s_heads_answer_as_scikit_learn_does_on_standardised_features():
     expected = own.predict_proba(((others - mean) / std).numpy())
     np.testing.assert_allclose(layer.predict(others).probs.numpy(), expected, atol=2e-3)
     assert layer.sparsity() == pytest.approx((np.abs(own.coef_ / std.numpy()) > 1e-5).mean(), abs=0.01)
+
+
+def test_the_optimum_of_the_elastic_net_meets_its_conditions():
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(80, 6, generator=generator).double(), torch.arange(80) % 3
+    x[labels == 1, 0] += 2
+    x -= x.mean(0)
+    weight, bias, has_converged = fit_elastic_net(
+        x, labels, torch.zeros(6, 3).double(), torch.zeros(3).double(), 0.05, 0.9, 10_000, 1e-10
+    )
+    assert has_converged
+    probs = (x @ weight + bias).softmax(-1)
+    excess = (probs - torch.eye(3).double()[labels]) / 80
+    gradient = x.T @ excess + 0.005 * weight
+    zero = weight == 0
+    assert 0 < zero.sum() < 18
+    assert (gradient[zero].abs() <= 0.045 + 1e-9).all()
+    torch.testing.assert_close(gradient[~zero], -0.045 * weight[~zero].sign(), atol=1e-9, rtol=0)
+    assert excess.sum(0).abs().max() < 1e-9
+    assert violation(weight, gradient, excess.sum(0), 0.045) < 1e-9
+    assert violation(weight + 0.1, gradient, excess.sum(0), 0.045) > 0.01
+    *_, has_converged = fit_elastic_net(x, labels, weight * 0, bias * 0, 0.05, 0.9, 2, 1e-10)
+    assert not has_converged
 
 
 def test_two_classes_are_one_row_in_scikit_learn_and_two_here():

@@ -25,6 +25,7 @@ MAY_IMPORT = {
         "model.mean_field",
         "model.prediction_sets",
         "model.decisions",
+        "model.familiarity",
         "model.backbone_inputs",
     ),
     "interpretability": ("model", "plots", "utils"),

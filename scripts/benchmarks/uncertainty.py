@@ -1,14 +1,12 @@
-r"""What PAvPU does as its settings change, which score finds out-of-distribution images, what a large test set costs.
+r"""What PAvPU does as its settings change, and what a large test set costs.
 
     python scripts/benchmarks/uncertainty.py pavpu --features FILE --output docs/results/pavpu.json
-    python scripts/benchmarks/uncertainty.py ood --features FILE --output docs/results/ood_scores.json
     python scripts/benchmarks/uncertainty.py streaming --output docs/results/streaming_metrics.json
 
 `pavpu` trains our default and the released head on a features file (see heads.py) and judges the same test images
-by PAvPU with S = 5, 20, 100 and 1000 draws, by the exact test, and by its other tests. `ood` judges every score of
-`bndl_hf.uncertainty.OOD_SCORES` on the same images and on the file's out-of-distribution sets. `streaming` feeds the
+by PAvPU with S = 5, 20, 100 and 1000 draws, by the exact test, and by its other tests. `streaming` feeds the
 predictions of a decision layer with 1,000 classes on 1,000,000 images to `StreamingMetrics` and reports seconds and
-peak memory.
+peak memory. Read ood.py for scores of out-of-distribution images.
 """
 
 from __future__ import annotations
@@ -33,9 +31,6 @@ from bndl_hf.uncertainty import (
     StreamingMetrics,
     error_detection_auroc,
     gap_test,
-    ood_aupr,
-    ood_auroc,
-    ood_fpr95,
     ood_scores,
     pavpu,
     pavpu_from_p_value,
@@ -56,16 +51,6 @@ class PAvPUArguments(HeadsArguments):
         default_factory=lambda: [5, 20, 100, 1000], metadata={"help": "Numbers of draws S, from one set of draws."}
     )
     output: str = field(default="outputs/bench/pavpu.json", metadata={"help": "JSON file to write."})
-
-
-@dataclass
-class OODArguments(HeadsArguments):
-    """Every out-of-distribution score on every set of the features file."""
-
-    heads: list[str] = field(default_factory=lambda: ["bndl", "released", "dense"], metadata=HEADS_HELP)
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the trainings."})
-    choose: bool = field(default=False, metadata={"help": "Judge on the choosing rows: for trying things out."})
-    output: str = field(default="outputs/bench/ood_scores.json", metadata={"help": "JSON file to write."})
 
 
 @dataclass
@@ -142,38 +127,6 @@ def row_of(counts: PAvPUCounts, p_value: Tensor, correct: Tensor) -> dict[str, A
     }
 
 
-# ---- out-of-distribution scores ----
-
-
-def compare_scores(arguments: OODArguments) -> list[dict[str, Any]]:
-    """AUROC, FPR95 and AUPR of every score, head, seed and out-of-distribution set; returns the rows of the table."""
-    task = arguments.task()
-    features, _ = task.choosing if arguments.choose else task.reporting
-    runs = []
-    for one in tqdm(arguments.head_and_seed(), desc="Runs", disable=arguments.quiet):
-        layer = train_head(one["head"], task, one["seed"], **arguments.training())
-        scores = ood_scores(layer.predict(features))
-        for name, images in task.ood.items():
-            for score, values in ood_scores(layer.predict(images)).items():
-                figures = {
-                    metric.__name__: metric(scores[score], values) for metric in (ood_auroc, ood_fpr95, ood_aupr)
-                }
-                runs.append({**one, "ood_dataset": name, "score": score, **figures})
-    judged_on = "choosing rows" if arguments.choose else "reporting rows"
-    settings = {**arguments.settings(task), "judged_on": judged_on}
-    summary = mean_over_seeds(runs, by=("head", "score", "ood_dataset"), of=("ood_auroc", "ood_fpr95", "ood_aupr"))
-    write_result(arguments, {"settings": settings, "summary": summary, "runs": runs})
-    return summary
-
-
-def auroc_by_head(summary: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """A row for each score, a column for each head: its AUROC on one set after the other."""
-    cells: dict[str, dict[str, list[str]]] = {}
-    for row in summary:
-        cells.setdefault(row["score"], {}).setdefault(row["head"], []).append(f"{row['ood_auroc']:.4f}")
-    return [{"score": score} | {head: " / ".join(found) for head, found in row.items()} for score, row in cells.items()]
-
-
 # ---- metrics of a stream ----
 
 
@@ -231,14 +184,10 @@ def peak_mib() -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command asked for and write its result file."""
-    kinds = {"pavpu": PAvPUArguments, "ood": OODArguments, "streaming": StreamingArguments}
+    kinds = {"pavpu": PAvPUArguments, "streaming": StreamingArguments}
     arguments = parse_command(kinds, __doc__, argv)
     if isinstance(arguments, PAvPUArguments):
         print(table(compare_settings(arguments)))
-    elif isinstance(arguments, OODArguments):
-        summary = compare_scores(arguments)
-        print("AUROC, " + " / ".join(dict.fromkeys(row["ood_dataset"] for row in summary)) + "\n")
-        print(table(auroc_by_head(summary)))
     else:
         found = stream(arguments)
         shown = ("rows", "classes", "peak_mib_after_first_batch", "peak_mib", "accumulator_mib")

@@ -11,6 +11,7 @@ from torch import nn
 import reference
 from bndl_hf import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.posterior_head import signed_power
 from bndl_hf.model.warm_start import start_from_dense
 
 PRESETS = ("default", "released", "released_resnet")
@@ -473,3 +474,17 @@ def test_noise_on_the_features_has_the_spread_asked_for_and_is_there_in_training
     # The standard error of a standard deviation from n normal draws is sd / sqrt(2 n); of the mean sd / sqrt(n).
     assert ((noisy.std(0) - expected).abs() < 5 * expected / math.sqrt(8000)).all()
     assert ((noisy.mean(0) - 5).abs() < 5 * expected / math.sqrt(4000)).all()
+
+
+def test_features_are_read_to_a_power_whose_slope_stays_finite():
+    features = torch.tensor([[0.0, 1e-9, 0.25, 4.0], [-0.0, -1e-9, -0.25, -4.0]], requires_grad=True)
+    powers = signed_power(features, 0.5)
+    torch.testing.assert_close(powers[:, 2:], torch.tensor([[0.5, 2.0], [-0.5, -2.0]]))
+    assert powers[:, :2].abs().max() < 1e-4
+    powers.sum().backward()
+    torch.testing.assert_close(features.grad[:, 2:], torch.tensor([[1.0, 0.25], [1.0, 0.25]]))
+    assert features.grad.isfinite().all()
+    layer = make_layer(projection="none", num_factors=D, bias="none", feature_power=0.7, score_threshold=0.0)
+    scale, rows = torch.rand(D) + 0.5, torch.rand(6, D) + 0.1
+    layer.set_feature_scale(scale)
+    torch.testing.assert_close(layer.score_posterior(rows).mean, rows**0.7 * scale)

@@ -15,6 +15,7 @@ from bndl_hf.training.convex_layer import layer_from_regression
 from bndl_hf.training.density import (
     Step,
     choose_step,
+    few_factors,
     one_standard_error,
     sparse_layer,
     wanted_density,
@@ -129,6 +130,11 @@ def test_a_preset_asks_for_its_rule_unless_a_share_is_given(fields: dict[str, An
     config = BNDLConfig(preset="interpretable", feature_dim=12, num_labels=6, **fields)
     assert wanted_density(config) == rule
     assert wanted_density(BNDLConfig(feature_dim=12, num_labels=6)) is None
+
+
+def test_factors_are_two_a_class_but_not_too_few_nor_more_than_features() -> None:
+    sizes = [(64, 10), (1280, 101), (64, 2), (8, 3), (64, 100)]
+    assert [few_factors(*size) for size in sizes] == [20, 202, 20, 20, 64]
 
 
 def test_densities_that_do_not_fit_are_errors() -> None:

@@ -25,8 +25,8 @@ def linear_teacher() -> Callable[[Tensor], Tensor]:
     return lambda features: (features @ weight).softmax(-1)
 
 
-def path(weights: Sequence[int] = (6, 3), seed: int = 0, steps: int = 60) -> list[SparseFactors]:
-    return list(sparse_path(linear_teacher(), rows(), K, weights, seed, first_steps=steps, next_steps=steps))
+def path(weights: Sequence[int] = (6, 3), seed: int = 0, steps: int = 60, shared: bool = False) -> list[SparseFactors]:
+    return list(sparse_path(linear_teacher(), rows(), K, weights, seed, shared, first_steps=steps, next_steps=steps))
 
 
 def test_every_class_has_as_many_loadings_as_asked_for_and_fewer_at_every_step() -> None:
@@ -38,8 +38,10 @@ def test_every_class_has_as_many_loadings_as_asked_for_and_fewer_at_every_step()
     assert ((second.loadings > 0) <= (first.loadings > 0)).all()  # what is pruned stays pruned
 
 
-def test_no_factor_speaks_for_one_class_alone() -> None:
-    for factors in path():
+def test_no_factor_speaks_for_one_class_alone_where_they_are_shared() -> None:
+    first, second = path()[1].loadings.topk(2, dim=1).values.T
+    assert (first > MOST_OVER_SECOND * second).any()
+    for factors in path(shared=True):
         has_zero = (factors.loadings == 0).any(dim=1)
         first, second = factors.loadings[has_zero].topk(2, dim=1).values.T
         assert (first <= MOST_OVER_SECOND * second + 1e-6).all()
@@ -51,7 +53,7 @@ def test_of_two_classes_a_factor_speaks_for_one() -> None:
     def teacher(features: Tensor) -> Tensor:
         return (features @ weight).softmax(-1)
 
-    (factors,) = sparse_path(teacher, rows(), K, [4], first_steps=200)
+    (factors,) = sparse_path(teacher, rows(), K, [4], shared=True, first_steps=200)
     assert (factors.loadings > 0).sum(0).tolist() == [4, 4]
     assert (factors.logits(rows(seed=1)).argmax(1) == teacher(rows(seed=1)).argmax(1)).float().mean() > 0.95
 

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from bndl_hf import BNDLConfig
 from bndl_hf.model.moments import relative_variance
 from bndl_hf.training import fit_decision_layer
+from bndl_hf.training.candidates import judge
 from bndl_hf.training.convex_layer import concentration_of, layer_from_regression
 from bndl_hf.training.logistic_regression import Split, choose_strength, fit_logistic_regression, folds
+from bndl_hf.training.trained_layer import FEATURE_POWER, NOISES, _lowest, _with_noise
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1, "per_device_train_batch_size": 32}
 
@@ -63,9 +66,12 @@ def test_folds_hold_every_row_out_once_and_spread_the_classes() -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_layer_gives_the_probabilities_of_the_regression(signed: bool) -> None:
+@pytest.mark.parametrize("feature_power", [1.0, 0.7])
+def test_the_layer_gives_the_probabilities_of_the_regression(signed: bool, feature_power: float) -> None:
     x, y = overlapping(90, seed=0, signed=signed)
-    regression = fit_logistic_regression(x, y, 3, precision=2.0, power=0.5)
+    regression = fit_logistic_regression(x, y, 3, precision=2.0, power=0.5, feature_power=feature_power)
+    powers = x.sign() * x.abs() ** feature_power
+    torch.testing.assert_close(regression.logits(x), powers @ regression.weight + regression.bias, atol=0.02, rtol=0)
     layer = layer_from_regression(config(), regression, x, variance_scale=0.0)
     torch.testing.assert_close(layer.predict(x).probs, regression.logits(x).softmax(-1), atol=1e-5, rtol=0)
     assert layer.config.num_factors == (16 if signed else 8)
@@ -132,3 +138,44 @@ def test_a_configuration_logistic_regression_cannot_have_is_trained(caplog: pyte
     x, y = overlapping(60, seed=0)
     tuned = fit_decision_layer(x, y, config(num_factors=5), tune=True, **QUICK)
     assert tuned.config.num_factors == 5
+
+
+@pytest.mark.parametrize(("least", "visited"), [(0.25, 4), (1.0, 3), (4.0, 3)])
+def test_the_amount_of_noise_is_found_downhill(least: float, visited: int) -> None:
+    seen = []
+
+    def loss(noise: float) -> float:
+        seen.append(noise)
+        return abs(np.log(noise / least))
+
+    assert _lowest(loss, NOISES, 2) == least
+    assert len(set(seen)) == visited
+
+
+def test_noise_power_and_density_are_chosen_unless_they_are_given() -> None:
+    plain = _with_noise(config(), 2.0, ())
+    assert (plain.feature_noise, plain.feature_power, plain.loading_density) == (2.0, FEATURE_POWER, 1.0)
+    given = _with_noise(config(feature_power=0.5, loading_density=0.3), 2.0, ())
+    assert (given.feature_noise, given.feature_power, given.loading_density) == (2.0, 0.5, 0.3)
+    kept = _with_noise(config(), 2.0, ("loading_density", "feature_power"))
+    assert (kept.feature_noise, kept.feature_power, kept.loading_density) == (2.0, 1.0, 0.1)
+    for own in (config(feature_noise=0.7), BNDLConfig(feature_dim=8, num_labels=3, preset="released")):
+        assert _with_noise(own, 2.0, ()).to_dict() == own.to_dict()
+
+
+def test_a_few_rows_that_are_all_right_do_not_make_a_layer_sure_of_everything() -> None:
+    x, y = overlapping(90, seed=0)
+    layer = layer_from_regression(config(), fit_logistic_regression(x, y, 3, precision=2.0), x, variance_scale=0.0)
+    right = layer.predict(x).probs.argmax(-1) == y
+    rows, labels = x[right], y[right]
+    judged = judge([Split(x, y, rows, labels)], lambda *_: layer)
+    logits, n = layer.predict(rows).logits_mean.double(), len(labels)
+
+    def loss(temperature: float) -> float:
+        """Of these rows and of one more, whose label may be any and whose logits are the mean row's."""
+        log_probs = (logits / temperature).log_softmax(-1)
+        return float(-(log_probs[torch.arange(n), labels].sum() + log_probs.mean()) / (n + 1))
+
+    expected = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6})
+    assert judged.temperature == pytest.approx(expected.x, rel=1e-2)
+    assert judged.temperature > 0.1

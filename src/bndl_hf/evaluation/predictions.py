@@ -240,7 +240,7 @@ def _from_tensors(tensors: Tensors) -> ImagePredictions:
                 group[name.removeprefix(prefix)] = tensors.pop(name)
     return ImagePredictions(
         **tensors,
-        scores={name: groups[_SCORE][name] for name in OOD_SCORES},
+        scores={name: groups[_SCORE][name] for name in OOD_SCORES if name in groups[_SCORE]},
         p_value_sampled={int(S): values for S, values in groups[_P_SAMPLED].items()},
         zero_spread={int(S): values for S, values in groups[_ZERO_SPREAD].items()},
         class_bins=None if sums is None else ClasswiseBins(sums[0], sums[1], sums[2], len(tensors["labels"])),

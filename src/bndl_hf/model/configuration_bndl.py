@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from .auto_map import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
 from .configuration_checks import check_fields, check_raw_values, name_labels_by_number
-from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS, WEIGHTS_TO_READ, few_factors
+from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS, WEIGHTS_TO_READ
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
 
@@ -36,11 +36,11 @@ class BNDLConfig(PretrainedConfig):
             layer that works alone on features.
         head_name (`str`): dotted name of the layer inside the wrapped classifier that made the logits.
         feature_dim (`int`): D, the width of that layer's input.
-        num_factors (`int`): K; None takes max(D, min(2 D, 512)) with the default preset, two a class with
-            "interpretable" (20 to D), D where there is no projection or the preset is a released one.
+        num_factors (`int`): K; None takes max(D, min(2 D, 512)), D where there is no projection or the preset is a
+            released one. A layer that is tuned to be sparse has two factors a class (training/density.py).
         num_projected (`int`): number of values z = g(h) has where only `num_factors` of them are factors, those the
             layer's `selection` names; None is `num_factors`. Set by `bndl_hf.interpretability.prune`.
-        preset (`str`): "default", "interpretable" (few factors, ten loadings a class: explanations of a few parts),
+        preset (`str`): "default", "interpretable" (ten loadings a class: explanations of a few parts),
             "released" (the authors' ViT head) or "released_resnet" (their ResNet head).
         objective (`str`, preset): what training maximises: "exact", the closed-form predictive of Sec. 5 with no
             sampling noise, or "sampled", one reparameterised draw per step (Eq. 12, the paper).
@@ -86,6 +86,7 @@ class BNDLConfig(PretrainedConfig):
         temperature, variance_scale (`float`): recalibration of the predictive (mean_field.py); see `set_temperature`.
         abstain_below (`float`): largest probability from which on an image is answered; see `set_abstention`.
         conformal (`dict`): the prediction sets `predict` answers with; see `set_conformal`.
+        familiarity_rank (`int`): directions the stored statistics of familiar features have; see `set_familiarity`.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
             loadings' KL when that is scaled "per_image".
         format_version (`int`): of the saved configuration; a newer one than this code knows is refused.
@@ -148,6 +149,7 @@ class BNDLConfig(PretrainedConfig):
     variance_scale: float = 1.0
     abstain_below: float | None = None
     conformal: dict | None = None
+    familiarity_rank: int | None = None
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION
 
@@ -169,11 +171,9 @@ class BNDLConfig(PretrainedConfig):
                 setattr(self, name, value)
         if self.num_factors is None and self.feature_dim is not None:
             self.num_factors = self.feature_dim
-            if self.preset == "default" and self.projection != "none":
+            if self.preset in ("default", "interpretable") and self.projection != "none":
                 wide = min(FACTORS_PER_FEATURE * self.feature_dim, MAX_EXTRA_FACTORS)
                 self.num_factors = max(self.feature_dim, wide)
-            elif self.preset == "interpretable" and self.projection != "none":
-                self.num_factors = few_factors(self.feature_dim, kwargs.get("num_labels") or len(self.id2label or "01"))
         if self.loading_density is None:  # of the preset "interpretable"
             self.loading_density = min(1.0, WEIGHTS_TO_READ / (self.num_factors or WEIGHTS_TO_READ))
         if not isinstance(self.backbone_config, PretrainedConfig | None):

@@ -49,6 +49,7 @@ _COUNTS = {
     "feature_dim": 10**6,
     "num_factors": 10**6,
     "num_projected": 10**6,
+    "familiarity_rank": 10**6,
     "projection_dim": 10**6,
     "num_training_images": 10**15,
     "format_version": 10**6,

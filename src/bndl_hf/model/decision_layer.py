@@ -92,6 +92,8 @@ class BNDLDecisionLayer(PosteriorHead):
                 init.zeros_(module.weight)
                 init.zeros_(module.bias)
         init.ones_(self.feature_scale)
+        if self.familiarity is not None:
+            self.familiarity.reset_parameters()
         bound = 1 / math.sqrt(self.raw_loadings.shape[0])
         if self.config.loading_init == "linear":
             init.uniform_(self.raw_loadings, -bound, bound)

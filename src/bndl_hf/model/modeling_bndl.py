@@ -24,6 +24,7 @@ from .decision_layer import BNDLDecisionLayer
 from .decisions import store_abstention, store_conformal, store_temperature
 from .evaluation_view import evaluation_view
 from .evidence import Evidence
+from .familiarity import Familiarity
 from .outputs import BNDLImageClassifierOutput, BNDLModelOutput
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
 from .prediction_sets import ConformalPredictor
@@ -325,6 +326,18 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
                 number of classes.
         """
         store_conformal(self._configurations(), predictor)
+
+    def set_familiarity(self, familiarity: Familiarity | None) -> None:
+        """Let predictions say how familiar an image is (`BNDLPrediction.fisher_statistic`); saved with the model.
+
+        Args:
+            familiarity: what `bndl_hf.uncertainty.fit_familiarity` returned, or None to stop.
+
+        Raises:
+            ValueError: it was fitted on features of another width, or on another number of classes.
+        """
+        self.decision_layer.set_familiarity(familiarity)
+        self.config.familiarity_rank = self.decision_layer.config.familiarity_rank
 
     def _configurations(self) -> list[BNDLConfig]:
         """The model's configuration and the decision layer's, which may be another object (a layer put in, peft)."""

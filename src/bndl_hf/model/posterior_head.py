@@ -7,6 +7,8 @@ follows: the random logits (logit_posterior.py), the answer (predictive.py), its
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +22,7 @@ from .configuration_bndl import BNDLConfig
 from .configuration_checks import check_num_samples
 from .decisions import Decisions, store_abstention, store_conformal, store_temperature
 from .evidence import Evidence, explain_logit
+from .familiarity import Familiarity
 from .logit_posterior import LogitPosterior
 from .loss import likelihood_loss, negative_elbo
 from .mean_field import Recalibration
@@ -60,6 +63,8 @@ class PosteriorHead(nn.Module, ABC):
         self.config = config
         self.register_buffer("feature_scale", torch.ones(config.feature_dim))
         self.raw_loadings = nn.Parameter(torch.empty(num_factors, config.num_labels))  # [K, C]
+        rank = config.familiarity_rank
+        self.familiarity = None if rank is None else Familiarity(config.num_labels, config.feature_dim, rank)
         self.raw_bias = None if config.bias == "none" else nn.Parameter(torch.empty(config.num_labels))
 
     # ---- what a head is ----
@@ -166,6 +171,10 @@ class PosteriorHead(nn.Module, ABC):
                 prediction = predict_exactly(random, num_samples, threshold, decisions.recalibration)
             else:
                 prediction = predict_by_sampling(random, num_samples, threshold, decisions.recalibration, generator)
+            if self.familiarity is not None:
+                distance, statistic = self.familiarity(features, prediction.logits_mean)
+                found = {"mahalanobis_distance": distance, "fisher_statistic": statistic}
+                prediction = dataclasses.replace(prediction, **found)
             return decisions.apply(prediction, abstain_below)
 
         return self._answer(features, answer)
@@ -236,6 +245,18 @@ class PosteriorHead(nn.Module, ABC):
     def set_conformal(self, predictor: ConformalPredictor | Mapping[str, Any] | None) -> None:
         """Answer with prediction sets too; see `BNDLForImageClassification.set_conformal`."""
         store_conformal([self.config], predictor)
+
+    def set_familiarity(self, familiarity: Familiarity | None) -> None:
+        """Say how familiar features are; see `BNDLForImageClassification.set_familiarity`."""
+        wanted = list(self.raw_loadings.shape[1:]) + list(self.feature_scale.shape)  # [C, D]
+        if familiarity is not None and list(familiarity.class_means.shape) != wanted:
+            raise ValueError(
+                f"familiarity was fitted on class means of shape {list(familiarity.class_means.shape)}; this decision "
+                f"layer needs {wanted}. Fit it on this layer's features."
+            )
+        kept = None if familiarity is None else copy.deepcopy(familiarity).to(self.raw_loadings.device)
+        self.familiarity = kept
+        self.config.familiarity_rank = None if kept is None else kept.rank
 
     def check_inputs(self, features: Tensor, labels: Tensor | None) -> None:
         """Raise ValueError or TypeError where features or labels do not fit this layer."""

@@ -46,6 +46,10 @@ class BNDLPrediction:
         is_answered: largest probability >= abstain_below, [B], bool; all True without a threshold.
         prediction_sets: the classes in each image's conformal prediction set, [B, C], bool; None where none was fitted.
         logits_samples: [S, B, C], before recalibration, or None for an exact prediction.
+        mahalanobis_distance: of the features to the nearest class mean, in standard deviations within the classes,
+            [B], >= 0; None where no familiarity was fitted (`set_familiarity`).
+        fisher_statistic: how unfamiliar the image is: Fisher's statistic of the distance and the tempered entropy,
+            [B], >= 0 (familiarity.py); None likewise.
     """
 
     probs: Tensor
@@ -64,6 +68,8 @@ class BNDLPrediction:
     is_answered: Tensor
     prediction_sets: Tensor | None = None
     logits_samples: Tensor | None = None
+    mahalanobis_distance: Tensor | None = None
+    fisher_statistic: Tensor | None = None
 
 
 def predict_exactly(

@@ -56,7 +56,7 @@ PRESETS["released_resnet"] = {
     "kl_global_weight": 0.0,
 }
 
-# "interpretable": the default, with few factors and few loadings; how many depends on the classes (below).
+# "interpretable": the default with few loadings; what share of all they are depends on the number of factors (below).
 PRESETS["interpretable"] = {name: value for name, value in PRESETS["default"].items() if name != "loading_density"}
 
 # Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
@@ -64,15 +64,9 @@ PRESETS["interpretable"] = {name: value for name, value in PRESETS["default"].it
 # Trainer multiplies it by the separation of the classes in them (docs/defaults.md has what chose both).
 KL_LOCAL_BUDGET = 0.03
 
-# Factors where the preset is "default" and a projection makes them: twice as many as features, which are worth more
-# than many loadings each (docs/defaults.md), but no more than 512 unless there are as many features.
+# Factors where the preset is "default" or "interpretable" and a projection makes them: twice as many as features, which
+# are worth more than many loadings each (docs/defaults.md), but no more than 512 unless there are as many features.
 FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS = 2, 512
 
-# "interpretable": loadings a class that training keeps, and the most that tuning may choose (training/density.py). With
-# two factors a class, at least FEWEST_FACTORS, a factor has loadings of five classes or more.
-WEIGHTS_TO_READ, MOST_WEIGHTS_TO_READ, FEWEST_FACTORS = 10, 20, 20
-
-
-def few_factors(feature_dim: int, num_labels: int) -> int:
-    """K of the preset "interpretable"."""
-    return min(max(2 * num_labels, FEWEST_FACTORS), max(feature_dim, FEWEST_FACTORS))
+# "interpretable": loadings a class that training keeps, and the most that tuning may choose (training/density.py).
+WEIGHTS_TO_READ, MOST_WEIGHTS_TO_READ = 10, 20

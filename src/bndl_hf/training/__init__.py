@@ -5,6 +5,7 @@ from bndl_hf.training.feature_views import FeatureViews
 from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.fitting import fit_decision_layer
 from bndl_hf.training.trainer import BNDLTrainer
+from bndl_hf.training.warm_posterior import FittedPosterior, fit_posterior
 
 __all__ = [
     "HEAD_DEFAULTS",
@@ -12,5 +13,7 @@ __all__ = [
     "BNDLTrainingArguments",
     "FeatureDataset",
     "FeatureViews",
+    "FittedPosterior",
     "fit_decision_layer",
+    "fit_posterior",
 ]

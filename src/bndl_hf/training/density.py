@@ -19,7 +19,7 @@ from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.model.presets import MOST_WEIGHTS_TO_READ, few_factors
+from bndl_hf.model.presets import MOST_WEIGHTS_TO_READ
 from bndl_hf.training.convex_layer import VARIANCE_SCALES, concentration_of, raw_concentration
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.sparse_path import LOADING_PRECISION, SparseFactors, layer_of, sparse_path
@@ -37,6 +37,8 @@ _LADDERS = {INTERPRETABLE: WEIGHTS_TO_READ, AUTO: WEIGHTS_TO_COMPARE}
 PARTS_TO_READ, SHARE_TO_READ = 5, 0.7
 # Folds are held out until there are so many rows to choose on.
 _ENOUGH_ROWS = 500
+# Factors: two a class, so that with ten loadings a class five classes share one; of few classes not too few.
+_FACTORS_PER_CLASS, _FEWEST_FACTORS = 2, 20
 
 Fit = Callable[[Tensor, Tensor], PosteriorHead]
 
@@ -74,7 +76,8 @@ def sparse_layer(
         fit: makes such a layer of other rows.
         splits: rows to learn from and rows to choose on; the path of `features` is used where they are those rows.
         features: [N, D], float32.
-        config: of the layer wanted; with preset "interpretable" its number of factors is taken, else `few_factors`.
+        config: of the layer wanted. Its number of factors is taken where it is not the default one, else `few_factors`.
+            With preset "interpretable" every factor speaks for two classes or more, else it may be a single class's.
         density: "interpretable": of the steps with at most 20 weights a class, and .7 of the evidence in the five
             largest parts, the one with the best held-out likelihood; "auto": the sparsest step whose held-out
             likelihood lies within one paired standard error of the best one (Breiman et al. 1984), the tuned layer
@@ -88,16 +91,16 @@ def sparse_layer(
         ValueError: another density; a configuration that such a layer cannot have.
     """
     config = copy.deepcopy(config)
-    if config.preset != INTERPRETABLE:
+    if config.num_factors == default_config(config).num_factors:
         config.num_factors = few_factors(features.shape[1], config.num_labels)
     K = config.num_factors
     assert K is not None
-    ladder = _ladder(density, K)
+    ladder, shared = _ladder(density, K), config.preset == INTERPRETABLE
     splits = _enough(splits)
     paths, teachers = [], []
     for split in splits:
         teachers.append(layer if _has_all(split, features) else fit(split.features, split.labels))
-        paths.append(list(sparse_path(_answers(teachers[-1]), split.features, K, ladder, seed)))
+        paths.append(list(sparse_path(_answers(teachers[-1]), split.features, K, ladder, seed, shared)))
     dense = _judge(0, splits, teachers)
     steps = [_judge(most, splits, [layer_of(config, path[i]) for path in paths]) for i, most in enumerate(ladder)]
     for step in (dense, *steps):
@@ -114,7 +117,7 @@ def sparse_layer(
     if _has_all(splits[0], features):
         factors = paths[0][place]
     else:
-        *_, factors = sparse_path(_answers(layer), features, K, ladder[: place + 1], seed)
+        *_, factors = sparse_path(_answers(layer), features, K, ladder[: place + 1], seed, shared)
 
     def with_scale(scale: float) -> tuple[BNDLPrediction, Tensor]:
         layers = [
@@ -145,9 +148,17 @@ def wanted_density(config: BNDLConfig) -> float | str | None:
     return INTERPRETABLE if config.loading_density == plain.loading_density else config.loading_density
 
 
+def few_factors(feature_dim: int, num_labels: int) -> int:
+    """K of a sparse layer."""
+    return min(max(_FACTORS_PER_CLASS * num_labels, _FEWEST_FACTORS), max(feature_dim, _FEWEST_FACTORS))
+
+
 def default_config(config: BNDLConfig) -> BNDLConfig:
-    """The configuration of the default layer that a sparse one learns from."""
-    return BNDLConfig(feature_dim=config.feature_dim, num_labels=config.num_labels)
+    """A configuration with the default preset's factors and density: of the layer that a sparse one learns from."""
+    dense = copy.deepcopy(config)
+    plain = BNDLConfig(feature_dim=config.feature_dim, num_labels=config.num_labels)
+    dense.preset, dense.num_factors, dense.loading_density = plain.preset, plain.num_factors, plain.loading_density
+    return dense
 
 
 def check_density(density: object) -> None:

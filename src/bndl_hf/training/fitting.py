@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, tra
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.trainer import BNDLTrainer
 from bndl_hf.training.tuning import tune_decision_layer
+from bndl_hf.training.tuning_report import TuningReport
 
 
 def fit_decision_layer(
@@ -92,7 +94,8 @@ def fit_decision_layer(
         dense = config if config.preset != "interpretable" else default_config(config)
 
         def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
-            rate = {"decision_layer_learning_rate": learning_rate_of(len(labels))}
+            is_sought = config.feature_noise > 0
+            rate = {"decision_layer_learning_rate": learning_rate_of(len(labels))} if is_sought else {}
             arguments = {**_enough_steps(len(labels), training_arguments), **rate, **training_arguments}
             return _train(FeatureDataset(features, labels), config, None, None, callbacks, arguments)
 
@@ -102,8 +105,15 @@ def fit_decision_layer(
 
         rows = None if held_out is None else (held_out.features, held_out.labels)
         seed = int(training_arguments.get("seed", BNDLTrainingArguments.seed))
-        then = None if density is None else make_sparse
-        return tune_decision_layer(train_dataset.features, train_dataset.labels, dense, train, rows, seed, then=then)
+        then, report = None if density is None else make_sparse, TuningReport()
+        tuned = tune_decision_layer(
+            *(train_dataset.features, train_dataset.labels, dense, train, rows, seed), report=report, then=then
+        )
+        if not report.is_memorised or density is None:
+            return tuned
+        if not isinstance(density, str):
+            config = copy.deepcopy(config)
+            config.loading_density = density
     return _train(train_dataset, config, layer, held_out, callbacks, training_arguments)
 
 

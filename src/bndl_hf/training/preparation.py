@@ -129,6 +129,9 @@ def _forget_decisions(layer: PosteriorHead) -> None:
     """Set back what was fitted on the probabilities of the weights before this training."""
     config = layer.config
     recalibrated = (config.temperature, config.variance_scale) != (1.0, 1.0)
+    if layer.familiarity is not None:
+        layer.set_familiarity(None)
+        logger.warning("What is familiar was fitted before this training and is dropped; fit it again after it.")
     if recalibrated or config.abstain_below is not None or config.conformal is not None:
         logger.warning(
             "Temperature, prediction sets and abstention threshold were fitted before this training and are dropped; "

@@ -40,8 +40,8 @@ _MIXING, _MIXED_ROWS = 0.5, 32_768
 _PROJECTION_PRECISION, LOADING_PRECISION = 0.1, 1.0
 _RIDGE = 1e-2
 _ROWS_AT_ONCE = 4096
-# No loading of a factor is more than this many times the second: every factor speaks for two classes or more. One of a
-# single class would be that class's own logit, and "a bass, because it is a bass" is short but no reason.
+# Where factors are shared, no loading is more than this many times the second of its factor. A factor of a single class
+# would be that class's own logit, and "a bass, because it is a bass" is short but no reason.
 MOST_OVER_SECOND = 2.0
 
 
@@ -80,6 +80,7 @@ def sparse_path(
     num_factors: int,
     weights_per_class: Sequence[int],
     seed: int = 0,
+    shared: bool = False,
     first_steps: int = FIRST_STEPS,
     next_steps: int = NEXT_STEPS,
 ) -> Iterator[SparseFactors]:
@@ -91,6 +92,7 @@ def sparse_path(
         num_factors: K.
         weights_per_class: how many loadings above zero every class may have, in falling order.
         seed: of the start, of the rows drawn and of how they are mixed.
+        shared: every factor speaks for two classes or more: no loading of it is above twice the second.
         first_steps, next_steps: optimizer steps until the densest layer, and from each to the next.
 
     Yields:
@@ -107,7 +109,7 @@ def sparse_path(
     scale = 1 / (spread.clamp_min(1e-2 * typical) * typical).sqrt()
     mean = features.mean(0) * scale
     generator = torch.Generator().manual_seed(seed)
-    student = _Student(features, mean, scale, teacher, num_factors, generator)
+    student = _Student(features, mean, scale, teacher, num_factors, shared, generator)
     steps = first_steps
     for most in weights_per_class:
         student.learn(most, steps)
@@ -133,9 +135,11 @@ class _Student:
         scale: Tensor,
         teacher: Teacher,
         num_factors: int,
+        shared: bool,
         generator: torch.Generator,
     ) -> None:
         self._generator = generator
+        self._shared = shared
         self._x = x = features * scale - mean
         logits = torch.cat([teacher(rows) for rows in features.split(_ROWS_AT_ONCE)]).clamp_min(1e-12).log()
         logits = logits - logits.mean(dim=1, keepdim=True)  # [N, C]
@@ -203,7 +207,7 @@ class _Student:
 
     def _share(self) -> None:
         """No loading exceeds MOST_OVER_SECOND times the second of its factor; of two classes it may stand alone."""
-        if self.loadings.shape[1] > 2:
+        if self._shared and self.loadings.shape[1] > 2:
             second = (self.loadings * self.is_kept).topk(2, dim=1).values[:, 1:]
             self.loadings.copy_(torch.minimum(self.loadings, MOST_OVER_SECOND * second))
 
@@ -239,7 +243,7 @@ def layer_of(config: BNDLConfig, factors: SparseFactors) -> BNDLDecisionLayer:
         raise ValueError(f"A sparse layer is not made with {', '.join(others)}; leave them out: it takes {needed}.")
     config = copy.deepcopy(config)
     K = len(factors.loadings)
-    config.num_factors = K
+    config.num_factors, config.feature_power = K, 1.0  # the path reads features as they come
     config.loading_density = max((factors.loadings > 0).double().mean().item(), 1 / K)
     layer = BNDLDecisionLayer(config)
     scale = factors.scale if config.normalize_features else torch.ones_like(factors.scale)

@@ -177,7 +177,7 @@ class TunedTraining(Trainer):
 
             def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
                 images = labels[: len(labels) // V]  # the rows come view by view
-                arguments = self._arguments_of_candidate(scratch, len(images))
+                arguments = self._arguments_of_candidate(scratch, len(images), config)
                 dataset = FeatureDataset(features, labels)
                 if V > 1:
                     dataset = FeatureViews(features.unflatten(0, (V, -1)), images, self.args.seed)
@@ -216,7 +216,7 @@ class TunedTraining(Trainer):
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
         return report
 
-    def _arguments_of_candidate(self, output_dir: str, num_images: int) -> BNDLTrainingArguments:
+    def _arguments_of_candidate(self, output_dir: str, num_images: int, config: BNDLConfig) -> BNDLTrainingArguments:
         """This Trainer's arguments, for a training that leaves nothing but its weights."""
         arguments = copy.copy(self.args)
         batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
@@ -237,7 +237,8 @@ class TunedTraining(Trainer):
             "report_to": [],
             "disable_tqdm": True,
         }
-        if arguments.decision_layer_learning_rate == BNDLTrainingArguments.decision_layer_learning_rate:
+        plain_rate = BNDLTrainingArguments.decision_layer_learning_rate
+        if config.feature_noise > 0 and arguments.decision_layer_learning_rate == plain_rate:
             values["decision_layer_learning_rate"] = learning_rate_of(num_images)
         for name, value in values.items():
             setattr(arguments, name, value)

@@ -25,9 +25,10 @@ from .conformal import (
     size_stratified_violation,
 )
 from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
+from .familiarity import fit_familiarity
 from .measures import MEASURES, OOD_MEASURES, Measure, find_measure, sampled_pavpu
 from .ood import ood_aupr, ood_auroc, ood_fpr95
-from .ood_scores import OOD_SCORES, ood_scores
+from .ood_scores import OOD_SCORES, RECOMMENDED_OOD_SCORES, ood_scores, recommended_ood_score
 from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
 from .recalibration import FittedTemperature, fit_temperature
 from .scores import StreamingScores
@@ -48,6 +49,7 @@ __all__ = [
     "MEASURES",
     "OOD_MEASURES",
     "OOD_SCORES",
+    "RECOMMENDED_OOD_SCORES",
     "AccuracyByUncertainty",
     "BrierDecomposition",
     "CalibrationBins",
@@ -78,6 +80,7 @@ __all__ = [
     "find_measure",
     "fit_abstention",
     "fit_conformal",
+    "fit_familiarity",
     "fit_temperature",
     "gap_test",
     "mean_set_size",
@@ -88,6 +91,7 @@ __all__ = [
     "ood_scores",
     "pavpu",
     "pavpu_from_p_value",
+    "recommended_ood_score",
     "risk_at_coverage",
     "risk_coverage_curve",
     "risk_upper_bound",

@@ -1,27 +1,25 @@
 """How far out an image lies, by every score in use: one table from names to functions of a `BNDLPrediction`.
 
 Two things betray an image that belongs to no class: the classes disagree about it (it looks like several of them), or
-there is little in it that was learned at all. Softmax scores see the first and are good at near classes; the energy and
-the total evidence see the second and are good at far ones. `joint` is the first divided by the second. The non-negative
-layer is what makes the second meaningful: its scores cannot cancel. Outsiders with more evidence than
-usual fool it, though: `tempered_entropy` is the first alone and reads no evidence.
+its features are not like those of any class. Softmax scores see the first and are good at near images. The energy and
+the total evidence see one kind of the second, images that show little of what was learned; images that show more than
+usual fool them, and `joint`, which divides the first by the evidence. The Mahalanobis distance sees features that are
+unlike any class whether they hold less evidence or more; `fisher_statistic` is both in one and the score to use where
+the model has what it needs (`fit_familiarity`). docs/uncertainty.md has the comparison.
 
-Higher means more likely out of distribution, everywhere. Nothing here is fitted, least of all to out-of-distribution
-data. Read ood.py for what is done with the scores.
+Higher means more likely out of distribution, everywhere. Nothing here is fitted to out-of-distribution images. Read
+ood.py for what is done with the scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from bndl_hf.model import familiarity
 from bndl_hf.model.predictive import BNDLPrediction
-
-# Of `joint` and `tempered_entropy`; chosen on the choosing rows of docs/uncertainty.md's features and the same for
-# every model since.
-JOINT_TEMPERATURE = 2.0
 
 
 def max_probability(prediction: BNDLPrediction) -> Tensor:
@@ -59,12 +57,12 @@ def z(prediction: BNDLPrediction) -> Tensor:
 
 
 def tempered_entropy(prediction: BNDLPrediction) -> Tensor:
-    """H(softmax(E[l] / 2)), [B], nats in [0, log C]: `joint` without its evidence, where outsiders may have more.
+    """H(softmax(E[l] / 2)), [B], nats in [0, log C]: half the logits tell sharp classifiers' images apart.
 
     A constant added to all logits of an image changes nothing, so neither does evidence shared by all classes, nor a
     constant added to one factor's loadings of every class.
     """
-    return torch.distributions.Categorical(logits=prediction.logits_mean / JOINT_TEMPERATURE).entropy()
+    return familiarity.tempered_entropy(prediction.logits_mean)
 
 
 def joint(prediction: BNDLPrediction) -> Tensor:
@@ -80,6 +78,39 @@ def joint(prediction: BNDLPrediction) -> Tensor:
     return torch.where(prediction.evidence > 0, tempered_entropy(prediction) / prediction.evidence, torch.inf)
 
 
+def mahalanobis(prediction: BNDLPrediction) -> Tensor:
+    """Distance of the features to the nearest class mean, [B], standard deviations (Lee et al. 2018, arXiv:1807.03888).
+
+    Raises:
+        ValueError: the model has no familiarity.
+    """
+    if prediction.mahalanobis_distance is None:
+        raise ValueError(_NO_FAMILIARITY)
+    return prediction.mahalanobis_distance
+
+
+def fisher_statistic(prediction: BNDLPrediction) -> Tensor:
+    """Fisher's statistic of two p-values, of the Mahalanobis distance and of the tempered entropy, [B], >= 0.
+
+    -2 (log p_distance + log p_entropy), each p-value among held-out images (model/familiarity.py). Were the two
+    independent, it would follow a chi-squared distribution with four degrees of freedom on images of the model's kind.
+
+    Departure: not in the paper.
+
+    Raises:
+        ValueError: the model has no familiarity.
+    """
+    if prediction.fisher_statistic is None:
+        raise ValueError(_NO_FAMILIARITY)
+    return prediction.fisher_statistic
+
+
+_OF_FAMILIARITY = ("mahalanobis", "fisher_statistic")
+_NO_FAMILIARITY = (
+    "This prediction is of a model without familiarity; call model.set_familiarity(fit_familiarity(...)) first, or use "
+    "another score."
+)
+
 OOD_SCORES: dict[str, Callable[[BNDLPrediction], Tensor]] = {
     "max_probability": max_probability,
     "entropy": entropy,
@@ -89,18 +120,43 @@ OOD_SCORES: dict[str, Callable[[BNDLPrediction], Tensor]] = {
     "z": z,
     "joint": joint,
     "tempered_entropy": tempered_entropy,
+    "mahalanobis": mahalanobis,
+    "fisher_statistic": fisher_statistic,
 }
+
+# The score to use, best first; the first needs `fit_familiarity`, the second nothing (docs/uncertainty.md).
+RECOMMENDED_OOD_SCORES = ("fisher_statistic", "entropy")
+
+
+def recommended_ood_score(names: Iterable[str]) -> str:
+    """The best of the scores that are there: "fisher_statistic", else "entropy".
+
+    Args:
+        names: of scores, such as the keys of `ood_scores(prediction)`.
+
+    Raises:
+        ValueError: neither is among them.
+
+    Example:
+        >>> recommended_ood_score(["max_probability", "entropy", "joint"])
+        'entropy'
+    """
+    known = list(names)
+    if (found := next((name for name in RECOMMENDED_OOD_SCORES if name in known), None)) is None:
+        raise ValueError(f"scores {', '.join(known)} hold neither of {', '.join(RECOMMENDED_OOD_SCORES)}.")
+    return found
 
 
 def ood_scores(prediction: BNDLPrediction) -> dict[str, Tensor]:
-    """Every score of a prediction by its name in `OOD_SCORES`, each [B].
+    """Every score a prediction has, by its name in `OOD_SCORES`, each [B].
 
     Args:
         prediction: exact or Monte-Carlo, of any head of this library.
 
     Returns:
-        max_probability, entropy, energy, total_evidence, mutual_information, z, joint and tempered_entropy: tensors on
-        the prediction's device, in the units their functions say.
+        max_probability, entropy, energy, total_evidence, mutual_information, z, joint and tempered_entropy; and
+        mahalanobis and fisher_statistic of a model with familiarity. Tensors on the prediction's device, in the units
+        their functions say.
 
     Example:
         >>> from bndl_hf import BNDLConfig
@@ -112,4 +168,5 @@ def ood_scores(prediction: BNDLPrediction) -> dict[str, Tensor]:
         >>> scores["joint"].shape
         torch.Size([5])
     """
-    return {name: score(prediction) for name, score in OOD_SCORES.items()}
+    lacks = prediction.fisher_statistic is None
+    return {name: score(prediction) for name, score in OOD_SCORES.items() if not (lacks and name in _OF_FAMILIARITY)}

@@ -73,7 +73,7 @@ def fit_temperature(
 
     Returns:
         FittedTemperature. Where the predictions are constant every value is as good, and it is 1; where every image is
-        right with room to spare, T is at its lower bound, 0.05, and a warning says so.
+        right with room to spare, and labels are not smoothed, T is at its lower bound, 0.05, and a warning says so.
 
     Raises:
         TypeError: `prediction` is not a `BNDLPrediction`: probabilities alone do not tell the variance of the logits.
@@ -106,7 +106,7 @@ def fit_temperature(
         variance_scale = 1.0
     objective = _negative_log_likelihood(prediction, truth, label_smoothing)
     temperature, variance_scale = _minimise(objective, variance_scale)
-    if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
+    if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE) and not label_smoothing:
         logger.warning(
             "The fitted temperature, %g, is the end of the range searched. Either the %d images do not determine it "
             "(all are right, say), or the variance is of the wrong size: pass more held-out images, or "

@@ -6,7 +6,7 @@ deciles and every AUROC. No probabilities, no logits and no draws are kept. In b
 
     9 B                     confidence (float64) and whether it was right, for B images
     + 8 B                   if `confidence` is not the largest probability, which the calibration bins need too
-    + 8 B for each score    if `scores` are kept, e.g. the eight of `ood_scores`
+    + 8 B for each score    if `scores` are kept, e.g. the eight to ten of `ood_scores`
     + 24 C M                bins of every class (360 kB at C = 1000 classes and M = 15 bins)
 
 so a million images of a thousand classes take 9.4 MB where their probabilities take 4 GB. The functions this agrees

@@ -67,6 +67,16 @@ def test_parts_of_averaged_features_add_up_to_scores_and_logits(model_type):
     assert classes.maps.shape == (2, *pixel_values.shape[-2:])
 
 
+def test_parts_of_powers_of_features_add_up_too():
+    model, pixel_values = model_of("resnet", feature_power=0.7)
+    factors = factor_maps(model, pixel_values)
+    with torch.no_grad():
+        scores = model(pixel_values).factor_scores.gather(1, factors.factors)
+    assert factors.exact
+    assert (scores > 0).any()
+    torch.testing.assert_close(factors.evidence.sum(dim=(-2, -1)), scores, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("model_type", ["resnet", "convnext", "dinov2", "levit"])
 def test_each_part_is_that_of_a_naive_sum_over_features(model_type):
     # ConvNeXt: at the mean and variance of the pooled features; LeViT: after a BatchNorm; DINOv2: its patches' half.

@@ -22,25 +22,53 @@ def digits(tmp_path_factory):
     return path
 
 
-def test_the_frontier_has_both_curves_and_an_interrupted_one_goes_on(digits, tmp_path, capsys):
+def test_the_frontier_has_all_curves_and_an_interrupted_one_goes_on(tmp_path, capsys):
     output, figure = tmp_path / "frontier.json", tmp_path / "frontier.png"
-    argv = ["--features", str(digits), "--seeds", "0", "--epochs", "20", "--output", str(output)]
-    frontier.main([*argv, "--figure", str(figure), "--densities", "0.1"])
-    first = json.loads(output.read_text())["runs"]
-    frontier.main([*argv, "--figure", str(figure), "--densities", "0.1", "0.4"])
+    declared = {"few": {"features": "digits", "train": 300, "held_out": 100}}
+    (tmp_path / "tasks.json").write_text(json.dumps(declared))
+    argv = ["--task", "few", "--tasks_file", str(tmp_path / "tasks.json"), "--weights_per_class", "30", "5", "1"]
+    argv += ["--seeds", "0", "--quiet", "--output", str(output), "--figure", str(figure)]
+    frontier.main(argv)
+    written = json.loads(output.read_text())
+    kept = [run for run in written["runs"] if run["head"] != "elastic net"]
+    output.write_text(json.dumps({**written, "runs": kept}))  # interrupted before its last path
+    frontier.main(argv)
     runs = json.loads(output.read_text())["runs"]
-    assert runs[: len(first)] == first
-    ours = [run for run in runs if run["head"] == "bndl"]
-    assert [run["loading_density"] for run in ours] == [0.1, 0.4]
-    assert [round(run["sparsity"], 2) for run in ours] == [0.1, 0.4]
+    assert runs[: len(kept)] == kept
+    for head in ("sparse", "shared"):
+        ours = [run for run in runs if run["head"] == head]
+        assert [run["point"] for run in ours] == [5, 1]  # of 20 factors none has 30
+        assert all(run["weights_per_class"] <= run["point"] + 1e-6 for run in ours)
+        assert ours[0]["accuracy"] > 0.9
+        assert ours[0]["evidence_share"] > 0.99
     path = [run for run in runs if run["head"] == "elastic net"]
-    assert [run["strength"] for run in path] == sorted((run["strength"] for run in path), reverse=True)
-    shares = [run["sparsity"] for run in path]
-    assert shares[0] < 0.05 < 0.2 < shares[-1]
-    assert path[-1]["accuracy"] > 0.9
+    assert [run["point"] for run in path] == sorted((run["point"] for run in path), reverse=True)
+    assert written["margins"]["sparse"]["accuracy"] > 0
     assert figure.stat().st_size > 10_000
-    assert figure.with_stem("frontier_per_class").exists()
     assert "| elastic net | " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--task many: unknown"):
+        frontier.main([*argv, "--task", "many"])
+
+
+def test_margins_compare_with_as_many_weights_or_fewer():
+    def point(head, weights, accuracy, nll):
+        figures = {"accuracy": accuracy, "negative_log_likelihood": nll, "density": weights / 100}
+        tempered = {"negative_log_likelihood": nll / 2}
+        return {
+            "head": head,
+            "seed": 0,
+            "point": weights,
+            "weights_per_class": weights,
+            **figures,
+            "tempered": tempered,
+        }
+
+    runs = [point("elastic net", 1, 0.9, 0.1), point("elastic net", 10, 0.5, 1.0), point("elastic net", 40, 0.7, 0.5)]
+    runs += [point("sparse", 5, 0.6, 0.8), point("sparse", 30, 0.75, 0.6), point("tuned", 90, 0.9, 0.1)]
+    assert frontier.margins(runs)["sparse"] == pytest.approx(
+        {"points": 2, "accuracy": 0.05, "negative_log_likelihood": 1.2, "tempered_negative_log_likelihood": 1.2}
+    )
+    assert "shared" not in frontier.margins(runs)
 
 
 def test_exact_prediction_is_timed_and_judged(digits, tmp_path, capsys):

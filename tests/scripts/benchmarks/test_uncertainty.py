@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bndl_hf.uncertainty import OOD_SCORES
 from script_modules import load_script
 
 from .test_heads import toy_features
@@ -29,22 +28,6 @@ def test_every_setting_of_pavpu_is_in_the_table(tmp_path: Path, capsys) -> None:
     for row in report["runs"]:
         assert row["pavpu"] == (row["accurate_certain"] + row["inaccurate_uncertain"]) / 50
     assert capsys.readouterr().out.count("| bndl |") == len(per_head)
-
-
-def test_every_score_of_every_head_is_in_the_ood_table(tmp_path: Path, capsys) -> None:
-    features, output = tmp_path / "f.safetensors", tmp_path / "out.json"
-    toy_features(features)
-    argv = ["ood", "--features", str(features), "--heads", "bndl", "dense", "--epochs", "2", "--seeds", "0", "1"]
-    benchmark.main([*argv, "--quiet", "--choose", "--output", str(output)])
-    report = json.loads(output.read_text())
-    assert report["settings"]["judged_on"] == "choosing rows"
-    assert len(report["runs"]) == 2 * 2 * len(OOD_SCORES)
-    for head in ("bndl", "dense"):
-        means = {row["score"]: row["ood_auroc"] for row in report["summary"] if row["head"] == head}
-        assert list(means) == list(OOD_SCORES)
-        two = [r["ood_auroc"] for r in report["runs"] if (r["head"], r["score"]) == (head, "energy")]
-        assert means["energy"] == pytest.approx(sum(two) / 2)
-    assert "| joint | " in capsys.readouterr().out
 
 
 def test_a_stream_is_judged_whatever_the_batches(tmp_path: Path) -> None:
