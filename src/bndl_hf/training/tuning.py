@@ -100,20 +100,21 @@ def tune_decision_layer(
             {
                 "name": candidate.name,
                 "negative_log_likelihood": judged.loss,
-                "temperature": judged.temperature,
+                "temperature": judged.fitted.temperature,
+                "variance_scale": judged.fitted.variance_scale,
                 "settings": candidate.settings,
             }
         )
         logger.info(
-            "%s: negative log-likelihood %.4f on held-out images with temperature %.2f (%s)",
-            *(candidate.name, judged.loss, judged.temperature, candidate.settings),
+            "%s: negative log-likelihood %.4f on held-out images with temperature %.2f, variance times %.2f (%s)",
+            *(candidate.name, judged.loss, judged.fitted.temperature, judged.fitted.variance_scale, candidate.settings),
         )
     best = min(candidates, key=lambda candidate: candidate.judged.loss)
     logger.info("Chosen: %s", best.name)
-    report.chosen, report.temperature = best.name, best.judged.temperature
+    report.chosen, report.temperature = best.name, best.judged.fitted.temperature
     layer = best.fit(x, y)
     layer.config.num_training_images = len(labels)
-    layer.set_temperature(best.judged.temperature)
+    layer.set_temperature(best.judged.fitted)
     return layer if then is None else then(layer, best, splits)
 
 
