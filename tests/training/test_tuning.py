@@ -12,10 +12,11 @@ from torch import Tensor
 from bndl_hf import BNDLConfig
 from bndl_hf.model.moments import relative_variance
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.training.candidates import judge
+from bndl_hf.training.candidates import FEATURE_POWER, judge
 from bndl_hf.training.convex_layer import concentration_of, layer_from_regression
+from bndl_hf.training.joined_layer import join_layers
 from bndl_hf.training.logistic_regression import Split, choose_strength, fit_logistic_regression, folds
-from bndl_hf.training.trained_layer import FEATURE_POWER, NOISES, _lowest, _with_noise
+from bndl_hf.training.trained_layer import NOISES, _lowest, _with_noise
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1, "per_device_train_batch_size": 32}
 
@@ -177,5 +178,28 @@ def test_a_few_rows_that_are_all_right_do_not_make_a_layer_sure_of_everything() 
         return float(-(log_probs[torch.arange(n), labels].sum() + log_probs.mean()) / (n + 1))
 
     expected = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6})
-    assert judged.temperature == pytest.approx(expected.x, rel=1e-2)
-    assert judged.temperature > 0.1
+    assert judged.mean_temperature == pytest.approx(expected.x, rel=1e-2)
+    assert judged.mean_temperature > 0.1
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_random_logits_of_a_joined_layer_are_the_weighted_sum_of_those_of_its_parts(signed: bool) -> None:
+    x, y = overlapping(90, seed=0, signed=signed)
+    regression = fit_logistic_regression(x, y, 3, precision=2.0, feature_power=FEATURE_POWER)
+    layers = [
+        layer_from_regression(config(), regression, x, variance_scale=0.1),
+        fit_decision_layer(x, y, config(feature_power=FEATURE_POWER), **QUICK),
+    ]
+    joined, weights = join_layers(layers, [0.5, 0.2]), (0.5, 0.2)
+    parts = [layer.predict(x) for layer in layers]
+    whole = joined.predict(x)
+    mean = sum(w * part.logits_mean.double() for w, part in zip(weights, parts, strict=True))
+    torch.testing.assert_close(whole.logits_mean.double(), mean, atol=1e-4, rtol=1e-4)
+    variance = sum(  # of the logits, which are independent between the parts
+        w**2 * layer(x, answer=lambda random: random.variance) for w, layer in zip(weights, layers, strict=True)
+    )
+    torch.testing.assert_close(joined(x, answer=lambda random: random.variance), variance, atol=1e-4, rtol=1e-3)
+    assert joined.config.num_factors == sum(layer.config.num_factors for layer in layers)
+    assert (joined.factor_loadings >= 0).all()
+    with pytest.raises(ValueError, match="cannot be joined"):
+        join_layers([layers[0], fit_decision_layer(x, y, config(), **QUICK)], weights)

@@ -19,7 +19,7 @@ from bndl_hf.model.decision_layer import BNDLDecisionLayer, PerFactorAffine
 from bndl_hf.model.moments import relative_variance
 from bndl_hf.model.posterior_head import PosteriorHead, signed_power
 from bndl_hf.model.warm_start import start_from_dense
-from bndl_hf.training.candidates import Candidate, Judged, judge
+from bndl_hf.training.candidates import FEATURE_POWER, Candidate, Judged, judge
 from bndl_hf.training.logistic_regression import (
     MAX_ROWS_TO_COMPARE,
     STRENGTHS,
@@ -31,7 +31,7 @@ from bndl_hf.training.logistic_regression import (
 
 # (power of the features, power of their spread that they are then divided by), the usual best first: another one is
 # taken where it is better on the held-out rows by more than a standard error, of the difference row by row.
-TRANSFORMS = ((0.7, 0.0), (0.5, 0.0), (1.0, 0.5), (0.7, -1.0))
+TRANSFORMS = ((FEATURE_POWER, 0.0), (FEATURE_POWER, -1.0), (FEATURE_POWER, 1.0))
 # Of the others, strengths this many steps around the best one of the first.
 _STEPS_AROUND = 2
 # What the variance of the Laplace posterior is multiplied by; 0 is a point.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.training.candidates import Candidate, Judged, judge
+from bndl_hf.training.candidates import FEATURE_POWER, Candidate, Judged, judge
 from bndl_hf.training.logistic_regression import Split
 
 Train = Callable[[Tensor, Tensor, BNDLConfig], PosteriorHead]
@@ -24,7 +24,6 @@ Train = Callable[[Tensor, Tensor, BNDLConfig], PosteriorHead]
 # Amounts of noise, in units of a feature's spread. The search starts in the middle, with many rows one below, and goes
 # downhill.
 NOISES = (0.25, 0.5, 1.0, 2.0, 4.0)
-FEATURE_POWER = 0.7
 _MANY_ROWS = 20_000
 
 

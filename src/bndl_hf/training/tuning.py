@@ -2,8 +2,8 @@
 
 Few photographs want a strong prior, many a free projection, and no one setting serves both (docs/defaults.md). So two
 kinds of layer are compared: the exact non-negative equivalent of L2 logistic regression with a Laplace posterior of its
-loadings (convex_layer.py), and the layer that training makes on features with noise (trained_layer.py). Whatever is
-kept is therefore never worse than the convex rival on the held-out rows.
+loadings (convex_layer.py), and the layer that training makes on features with noise (trained_layer.py). The pool of
+both (joined_layer.py) is kept unless one of them is clearly better on the held-out rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.candidates import Candidate
 from bndl_hf.training.convex_layer import convex_candidate, why_not_convex
 from bndl_hf.training.feature_statistics import FeatureStatistics
+from bndl_hf.training.joined_layer import joined_candidate
 from bndl_hf.training.logistic_regression import Split, folds
 from bndl_hf.training.trained_layer import Train, trained_candidate
 from bndl_hf.training.tuning_report import TuningReport
@@ -94,6 +95,8 @@ def tune_decision_layer(
             f"trained ({trained.settings}): negative log-likelihood {trained.judged.loss:.4f} on the first of "
             f"{len(splits)} folds, more than {candidates[0].name}; it is left out."
         )
+    if len(candidates) == 2 and (joined := joined_candidate(splits, *candidates)):
+        candidates.append(joined)
     for candidate in candidates:
         judged = candidate.judged
         report.candidates.append(
@@ -109,13 +112,23 @@ def tune_decision_layer(
             "%s: negative log-likelihood %.4f on held-out images with temperature %.2f, variance times %.2f (%s)",
             *(candidate.name, judged.loss, judged.fitted.temperature, judged.fitted.variance_scale, candidate.settings),
         )
-    best = min(candidates, key=lambda candidate: candidate.judged.loss)
+    best = _best(candidates)
     logger.info("Chosen: %s", best.name)
     report.chosen, report.temperature = best.name, best.judged.fitted.temperature
     layer = best.fit(x, y)
     layer.config.num_training_images = len(labels)
     layer.set_temperature(best.judged.fitted)
     return layer if then is None else then(layer, best, splits)
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    """The last of `candidates`, which joins the others, unless one is better by more than a standard error."""
+    last = candidates[-1]
+    if last.name != "both":
+        return min(candidates, key=lambda candidate: candidate.judged.loss)
+    gains = [(last.judged.losses - one.judged.losses, one) for one in candidates]
+    clear = [(gain.mean().item(), one) for gain, one in gains if gain.mean() > gain.std() / len(gain) ** 0.5]
+    return max(clear, key=lambda pair: pair[0], default=(0.0, last))[1]
 
 
 def _splits(views: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor] | None, seed: int) -> list[Split]:
