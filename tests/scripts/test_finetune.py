@@ -57,6 +57,27 @@ def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp
     assert resumed["negative_log_likelihood"] == whole["negative_log_likelihood"]
 
 
+def test_a_model_trained_whole_gets_the_temperature_of_its_validation_images(tmp_path: Path) -> None:
+    argv = [
+        "--max_steps",
+        "4",
+        "--max_train_samples",
+        "200",
+        "--max_eval_samples",
+        "50",
+        "--validation_fraction",
+        "0.2",
+    ]
+    fitted = from_scratch(tmp_path / "fitted", *argv)
+    plain = from_scratch(tmp_path / "plain", *argv, "--no_fit_temperature")
+    assert plain["temperature"] is None
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "plain").config.temperature == 1
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "fitted")
+    assert saved.config.temperature == fitted["temperature"] != 1
+    assert fitted["accuracy"] == plain["accuracy"]
+    assert fitted["negative_log_likelihood"] != plain["negative_log_likelihood"]
+
+
 def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
     results = from_scratch(tmp_path, "--max_steps", "4")
     output = tmp_path / "judged"
