@@ -62,6 +62,7 @@ from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
 from bndl_hf.training.recalibrating import recalibrate
 from bndl_hf.training.tuning_report import TuningReport, tuning_entry
+from bndl_hf.training.whole_training import suit_whole_training
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
@@ -124,7 +125,9 @@ class ModelArguments:
     )
     loading_density: float | None = field(
         default=None,
-        metadata={"help": "Share of the loadings left when training ends, in (0, 1]; default 0.1; 1 prunes nothing."},
+        metadata={
+            "help": "Share of the loadings left when training ends, in (0, 1]; default 0.1 or 0.3; 1 prunes nothing."
+        },
     )
     score_concentration: str | None = field(default=None, metadata={"help": "Of the scores: per_image or per_factor."})
     score_concentration_input: str | None = field(
@@ -276,6 +279,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "training images out."
         )
     model, processor = build_model(model_arguments, dataset)
+    if not arguments.freeze_backbone:
+        suit_whole_training(model, model_arguments.config_fields())
     is_plain = arguments.cache_features and arguments.feature_views == 1
     augmentation = "none" if is_plain else data_arguments.augmentation
     train_dataset = dataset.with_pixel_values("train", processor, augmentation=augmentation)

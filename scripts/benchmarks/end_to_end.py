@@ -7,7 +7,7 @@ r"""Train whole classifiers, with this library's decision layer and with their o
 
 The first fine-tunes a classifier, the second trains a small ResNet from scratch. "plain" is the transformers classifier
 with its own linear head under transformers' Trainer, "bndl" the same backbone under BNDLTrainer: the same images, order
-of images, schedule and seed. Some training images are held out; both heads get a temperature from them, and both are
+of images, schedule and seed; its layer is the one finetune.py would take, unless --config says another. Some training images are held out; both heads get a temperature from them, and both are
 judged on test images as they come and with it. Finished runs are kept.
 """
 
@@ -38,6 +38,7 @@ from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTra
 from bndl_hf.baselines import Classifier, LogProbsClassifier, PosteriorClassifier, current_defaults
 from bndl_hf.data import DataArguments, load_image_dataset
 from bndl_hf.data.image_dataset import ImageDataset, collate, make_image_processor
+from bndl_hf.training import suit_whole_training
 from bndl_hf.uncertainty import (
     accuracy,
     area_under_risk_coverage,
@@ -49,7 +50,12 @@ from common import Arguments, finish_runs, json_object, mean_over_seeds, parse, 
 
 HEADS = ("plain", "bndl")
 # Trained from scratch in minutes on a processor core.
-SMALL_RESNET: dict[str, Any] = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1], "layer_type": "basic"}
+SMALL_RESNET: dict[str, Any] = {
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128],
+    "depths": [1, 1, 1],
+    "layer_type": "basic",
+}
 FIGURES = (
     *("accuracy", "area_under_risk_coverage", "negative_log_likelihood", "expected_calibration_error"),
     *("tempered_negative_log_likelihood", "tempered_expected_calibration_error"),
@@ -174,12 +180,19 @@ class Comparison:
             resnet = ResNetConfig(**SMALL_RESNET, id2label=id2label, label2id=label2id)
             if head == "plain":
                 return ResNetForImageClassification(resnet)
-            return BNDLForImageClassification(BNDLConfig.from_backbone_config(resnet, id2label=id2label, **fields))
-        if head == "plain":
+            model: Any = BNDLForImageClassification(
+                BNDLConfig.from_backbone_config(resnet, id2label=id2label, **fields)
+            )
+        elif head == "plain":
             return AutoModelForImageClassification.from_pretrained(
                 name, id2label=id2label, label2id=label2id, ignore_mismatched_sizes=True
             )
-        return BNDLForImageClassification.from_backbone_pretrained(name, id2label=id2label, warm_start=False, **fields)
+        else:
+            model = BNDLForImageClassification.from_backbone_pretrained(
+                name, id2label=id2label, warm_start=False, **fields
+            )
+        suit_whole_training(model, fields)  # as finetune.py does
+        return model
 
     def train(self, model: Any, head: str, seed: int) -> None:
         """Train in place, with the Trainer that goes with the head."""

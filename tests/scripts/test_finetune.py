@@ -44,6 +44,7 @@ def test_a_run_from_scratch_leaves_model_processor_results_and_card(tmp_path: Pa
     assert results["evaluated_on"] == "split 'test' of digits"
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert model.config.id2label[9] == "9"
+    assert (model.config.projection, results["sparsity"]) == ("none", pytest.approx(0.3, abs=0.01))
     assert (tmp_path / "preprocessor_config.json").exists()
     assert f"{results['accuracy']:.4g}"[:4] in (tmp_path / "README.md").read_text()
 
