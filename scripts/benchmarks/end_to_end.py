@@ -7,8 +7,9 @@ r"""Train whole classifiers, with this library's decision layer and with their o
 
 The first fine-tunes a classifier, the second trains a small ResNet from scratch. "plain" is the transformers classifier
 with its own linear head under transformers' Trainer, "bndl" the same backbone under BNDLTrainer: the same images, order
-of images, schedule and seed; its layer is the one finetune.py would take, unless --config says another. Some training images are held out; both heads get a temperature from them, and both are
-judged on test images as they come and with it. Finished runs are kept.
+of images, schedule and seed. Its layer is the one finetune.py would take, unless --config says another. Some training
+images are held out; both heads get a temperature from them, and both are judged on test images as they come and with
+it. Finished runs are kept.
 """
 
 from __future__ import annotations

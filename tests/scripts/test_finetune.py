@@ -79,6 +79,18 @@ def test_a_model_trained_whole_gets_the_temperature_of_its_validation_images(tmp
     assert fitted["negative_log_likelihood"] != plain["negative_log_likelihood"]
 
 
+def test_a_pretrained_backbone_that_is_trained_has_no_projection_after_it(tmp_path: Path, classifier: Path) -> None:
+    few = ["--max_train_samples", "40", "--max_eval_samples", "20", "--max_steps", "2", "--augmentation", "none"]
+    argv = ["--model_name_or_path", str(classifier), *COMMON, *few, "--output_dir"]
+    for name, more, projection in (
+        ("trained", [], "none"),
+        ("frozen", ["--freeze_backbone"], "linear"),
+        ("said", ["--projection", "linear"], "linear"),
+    ):
+        finetune.main([*argv, str(tmp_path / name), *more])
+        assert AutoModelForImageClassification.from_pretrained(tmp_path / name).config.projection == projection, name
+
+
 def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:
     results = from_scratch(tmp_path, "--max_steps", "4")
     output = tmp_path / "judged"

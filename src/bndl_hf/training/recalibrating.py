@@ -43,8 +43,11 @@ def recalibrate(trainer: BNDLTrainer, dataset: Any = None) -> FittedTemperature:
         ValueError: no dataset, several at once, or no images in it.
 
     Example:
-        >>> trainer.train()
-        >>> recalibrate(trainer).temperature
+        >>> arguments = BNDLTrainingArguments("outputs/mine", disable_tqdm=True)
+        >>> trainer = BNDLTrainer(model, arguments, eval_dataset=held_out)  # and a train_dataset
+        >>> fitted = recalibrate(trainer)
+        >>> fitted.num_images, model.config.temperature == fitted.temperature
+        (8, True)
     """
     dataset = trainer.eval_dataset if dataset is None else dataset
     if dataset is None or isinstance(dataset, dict):

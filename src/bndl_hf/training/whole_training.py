@@ -1,4 +1,4 @@
-"""The decision layer for a backbone that is trained with it, where that is another than for one that stays.
+"""The decision layer for a backbone that is trained with it: another than for one that stays.
 
 A projection makes factors of features that cannot change. Where they can, the backbone makes them itself, and a second
 matrix before the loadings is only what learns the training images by heart: on 10,800 images of CIFAR-10 the model
@@ -39,8 +39,7 @@ def suit_whole_training(model: BNDLForImageClassification, given: Collection[str
         Whether it got another layer.
 
     Example:
-        >>> model = BNDLForImageClassification.from_backbone_pretrained("microsoft/resnet-50", num_labels=10)
-        >>> suit_whole_training(model), model.config.projection
+        >>> suit_whole_training(model), model.config.projection  # a new model around a ResNet
         (True, 'none')
     """
     config = model.config
