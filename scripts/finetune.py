@@ -24,7 +24,8 @@ every candidate. --tune_head false trains once, as does anything a search knows 
 stopping, ...), and the run says so.
 
 With --cache_features --feature_views 4 the cache keeps four views of every training image, the plain one and three
-under --augmentation; the backbone runs over each of them once, and an epoch reads one view of every image.
+under --augmentation; the backbone runs over each of them once, and an epoch reads one view of every image. Pass
+--augmentation crop_flip for photographs: features of strong crops did harm (docs/training.md).
 
 A run that was interrupted goes on from its last whole checkpoint when started again with the same command.
 --push_to_hub --hub_model_id alice/vit-bndl publishes every saved checkpoint and, at the end, the model with its

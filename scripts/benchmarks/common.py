@@ -54,7 +54,7 @@ class TrainingArguments(Arguments):
     )
     report_from: int | None = field(
         default=None,
-        metadata={"help": "First test row to report on, earlier ones are for choosing; not with --hold_out."},
+        metadata={"help": "Test rows for choosing; the others are reported. Not with --hold_out."},
     )
     epochs: float | None = field(
         default=None, metadata={"help": "Passes over the training rows, instead of each head's own."}

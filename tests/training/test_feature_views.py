@@ -159,13 +159,13 @@ def test_a_resumed_training_reads_what_it_would_have_read(step: int, tmp_path: P
         assert torch.equal(runs.weights(resumed.model)[name], tensor), name
 
 
-def test_a_layer_alone_trains_on_views_the_same_twice() -> None:
+def test_a_layer_alone_trains_on_views_the_same_twice(tmp_path: Path) -> None:
     views, labels = torch.rand(2, 12, 16), torch.arange(12) % 3
     dataset = FeatureViews(views, labels)
 
     def trained() -> Any:
         layer = runs.classifier().decision_layer
-        arguments = runs.arguments("unused", num_train_epochs=3)
+        arguments = runs.arguments(tmp_path, num_train_epochs=3)
         BNDLTrainer(layer, arguments, train_dataset=dataset).train()
         return runs.weights(layer)
 

@@ -10,8 +10,11 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 
 from bndl_hf import BNDLConfig, BNDLTrainer
+from bndl_hf.data.augmentation import RandomFlip
 from bndl_hf.data.pixel_values import collate
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training import fit_decision_layer, sparse_path
+from bndl_hf.training.feature_views import FeatureViews
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import TuningReport, tuning_entry
 
@@ -174,7 +177,10 @@ class Counting(TrainerCallback):
         ({"compute_loss_func": lambda *_, **__: 0.0}, "compute_loss_func is a loss of its own"),
         ({"kind": Squared}, "Squared has a compute_loss of its own"),
         ({"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}, "it has an optimizer of its own"),
-        ({"values": {"feature_views": 2}}, "feature_views=2"),
+        (
+            {"model": runs.classifier(preset="interpretable"), "values": {"feature_views": 2}},
+            "feature_views is given for the preset 'interpretable'",
+        ),
         (
             {"model": runs.classifier(preset="interpretable"), "values": {"kl_local_weight": 1.0}},
             "kl_local_weight is given for the preset 'interpretable'",
@@ -190,6 +196,46 @@ class Counting(TrainerCallback):
 def test_what_a_search_knows_nothing_of_is_named(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"tune_head=True, but {sentence}"):
         trainer_with(tmp_path, **given).train()
+
+
+def test_a_search_reads_all_views_and_holds_images_out_with_all_of_theirs() -> None:
+    N, V = 20, 3
+    labels = torch.arange(N) % 2
+    views = torch.rand(V, N, 2, generator=torch.Generator().manual_seed(0))
+    views[..., 1] = 100 * torch.arange(V)[:, None] + torch.arange(N)  # which view of which image
+    config = BNDLConfig(feature_dim=2, num_labels=2, num_factors=4)
+    read = []
+
+    def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> BNDLDecisionLayer:
+        read.append((features[:, 1].long(), labels))
+        return BNDLDecisionLayer(config).eval()
+
+    layer = tune_decision_layer(views, labels, config, train, keep=["projection", "feature_noise"])
+    assert len(read) == 5 + 1
+    seen = []
+    for rows, found in read:
+        images = rows[: len(rows) // V]
+        assert torch.equal(rows, (100 * torch.arange(V)[:, None] + images).flatten())
+        assert torch.equal(found, labels[images].repeat(V))
+        seen.append(set(range(N)) - set(images.tolist()))
+    assert [len(held) for held in seen] == [4] * 5 + [0]
+    assert set().union(*seen) == set(range(N))
+    assert layer.config.num_training_images == N
+
+
+def test_a_trainer_that_tunes_keeps_and_reads_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    of_views = FeatureViews.__getitems__
+    monkeypatch.setattr(FeatureViews, "__getitems__", lambda self, rows: read.append(len(rows)) or of_views(self, rows))
+    dataset = runs.with_pixel_values(runs.images(60, wrong=15), augment=RandomFlip(1.0))
+    values = {"feature_views": 2, "tune_keeps": ["feature_noise"]}  # one candidate
+    trainer = trainer_with(tmp_path, values=values, train_dataset=dataset)
+    passes: list[int] = []
+    trainer.model.backbone.register_forward_hook(lambda _, __, output: passes.append(len(output.logits)))
+    trainer.train()
+    assert sum(passes) == 2 * 60 + 30
+    assert trainer.model.config.num_training_images == 60
+    assert set(read) == {16, 12}, "an epoch of the candidate reads 60 rows in batches of 16, not 120"
 
 
 def test_a_layer_that_has_learned_something_is_not_thrown_away(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ class FeatureTask:
             path: a file as `scripts/benchmarks/heads.py features` makes it: train.features [N, D], train.labels [N],
                 test.features, test.labels, NAME.features of out-of-distribution sets.
             hold_out: this many rows of train, drawn with a fixed seed, are for choosing, and all of test is reported:
-                for a backbone that has not seen the training images. 0 chooses on the first test rows, for one that
-                has memorised them.
-            report_from: without `hold_out` the first test row to report on; None is half of them.
+                for a backbone that has not seen the training images. 0 chooses on test rows drawn with a fixed seed
+                (files may be in the order of their classes), for one that has memorised the training images.
+            report_from: without `hold_out` how many test rows are for choosing; the others are reported. None is half.
 
         Raises:
             ValueError: there is no such file, a tensor is missing, or a split is empty.
@@ -112,8 +112,8 @@ class FeatureTask:
         else:
             first = len(test[1]) // 2 if report_from is None else report_from
             taken = f"report_from={first} leaves none of {len(test[1])} test rows"
-            rows = torch.arange(len(test[1]))
-            choosing, reporting = _rows(test, rows[:first]), _rows(test, rows[first:])
+            rows = torch.randperm(len(test[1]), generator=torch.Generator().manual_seed(0))
+            choosing, reporting = _rows(test, rows[:first]), _rows(test, rows[first:].sort().values)
         parts = {"training": train, "choosing": choosing, "reporting": reporting}
         if empty := [name for name, (_, labels) in parts.items() if not len(labels)]:
             raise ValueError(f"{taken}. No rows are left for {' and '.join(empty)}; change hold_out or report_from.")

@@ -11,7 +11,7 @@ from torch import Tensor
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.uncertainty.collecting import collect_predictions, join_predictions
-from bndl_hf.uncertainty.recalibration import fit_temperature
+from bndl_hf.uncertainty.recalibration import FittedTemperature, fit_temperature
 
 Fit = Callable[[Tensor, Tensor], PosteriorHead]
 
@@ -21,15 +21,21 @@ class Judged:
     """What held-out rows say of a layer.
 
     Attributes:
-        loss: negative log-likelihood a row, nats, with the temperature below and one more image of unknown class: a
-            layer that is right on all of a few rows is not for that reason sure of everything.
-        temperature: of least loss.
-        num_images: how many rows there were.
+        fitted: temperature and variance scale of least loss, the loss in nats a row. One more image of unknown class is
+            among the rows: a layer that is right on all of a few rows is not for that reason sure of everything.
     """
 
-    loss: float
-    temperature: float
-    num_images: int
+    fitted: FittedTemperature
+
+    @property
+    def loss(self) -> float:
+        """Negative log-likelihood a row, nats, with temperature and variance scale."""
+        return self.fitted.negative_log_likelihood_after
+
+    @property
+    def num_images(self) -> int:
+        """How many rows there were."""
+        return self.fitted.num_images
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,16 @@ class Candidate:
 
 
 def judge(splits: Sequence[Split], fit: Fit) -> Judged:
-    """Loss and temperature on the held-out rows of every split, each answered by the layer of its other rows."""
+    """Loss, temperature and variance scale on the held-out rows of every split, answered by the layers of its others.
+
+    Noise while training makes the variance of the logits larger than it is, by how much is anybody's guess: on few
+    images of many classes the scale is worth more than the temperature.
+    """
     found = [
         collect_predictions(fit(s.features, s.labels), s.held_features, s.held_labels, progress=False) for s in splits
     ]
     labels = torch.cat([labels for _, labels in found])
     prediction = join_predictions([prediction for prediction, _ in found])
-    fitted = fit_temperature(prediction, labels, label_smoothing=1 / (len(labels) + 1))
-    return Judged(fitted.negative_log_likelihood_after, fitted.temperature, len(labels))
+    return Judged(
+        fit_temperature(prediction, labels, variance_scale=None, label_smoothing=1 / (len(labels) + 1)),
+    )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bndl_hf.model.configuration_bndl import BNDLConfig
@@ -29,12 +30,14 @@ from bndl_hf.training.logistic_regression import (
 )
 
 # (power of the features, power of their spread that they are then divided by), the usual best first: another one is
-# taken where it is better by a nat over all held-out rows.
-TRANSFORMS = ((0.7, 0.0), (0.5, 0.0), (1.0, 0.0), (0.7, -1.0))
+# taken where it is better on the held-out rows by more than a standard error, of the difference row by row.
+TRANSFORMS = ((0.7, 0.0), (0.5, 0.0), (1.0, 0.5), (0.7, -1.0))
 # Of the others, strengths this many steps around the best one of the first.
 _STEPS_AROUND = 2
 # What the variance of the Laplace posterior is multiplied by; 0 is a point.
 VARIANCE_SCALES = (0.0, 0.003, 0.01, 0.03, 0.1)
+# The one tried beside a point where the held-out rows give the scale of all variances anyway.
+_SMALL_VARIANCE = 0.01
 _BISECTIONS = 40
 
 
@@ -72,27 +75,31 @@ def convex_candidate(splits: Sequence[Split], config: BNDLConfig, keep: Sequence
     transforms: Sequence[tuple[float, float]] = TRANSFORMS
     if config.feature_power != 1 or "feature_power" in keep:
         transforms = ((config.feature_power, 0.0), (config.feature_power, 1.0))
-    found: dict[tuple[float, float], tuple[float, float]] = {}  # transform to multiple of D, total loss
+    labels = torch.cat([split.held_labels for split in few])
+    multiples: dict[tuple[float, float], float] = {}
+    losses: dict[tuple[float, float], Tensor] = {}  # of every held-out row
     strengths: Sequence[float] = STRENGTHS
     for power, spread_power in transforms:
-        multiple, loss, logits = choose_strength(_powered(few, power), C, spread_power, strengths)
-        found[power, spread_power] = multiple, loss * len(logits)
+        multiple, _, logits = choose_strength(_powered(few, power), C, spread_power, strengths)
+        multiples[power, spread_power] = multiple
+        losses[power, spread_power] = F.cross_entropy(logits.double(), labels, reduction="none")
         if strengths is STRENGTHS:
             strengths = _around(multiple)
-    transform = min(found, key=lambda one: found[one][1] + (one != transforms[0]))
-    power, spread_power = transform
-    multiple = found[transform][0]
+    gains = {one: losses[transforms[0]] - loss for one, loss in losses.items()}
+    clear = [one for one, gain in gains.items() if gain.mean() > gain.std() / len(labels) ** 0.5]
+    power, spread_power = max(clear, key=lambda one: gains[one].mean().item(), default=transforms[0])
+    multiple = multiples[power, spread_power]
     if len(few[0].labels) < len(splits[0].labels):  # more rows want a weaker penalty, if another
         multiple = choose_strength(_powered(splits, power), C, spread_power, _around(multiple))[0]
 
     def regression(features: Tensor, labels: Tensor) -> LogisticRegression:
         return fit_logistic_regression(features.float(), labels.long(), C, multiple * D, spread_power, None, power)
 
-    # A diagonal posterior takes what the features share for uncertainty of each of them, so its size is measured. It is
-    # one more number than a temperature, and has to pay for itself (Akaike 1974): one nat over all held-out rows.
+    # A diagonal posterior takes what the features share for uncertainty of each of them, so its size is measured, as
+    # the variance scale that goes with the temperature. It has to pay for itself (Akaike 1974): a nat over all rows.
     fitted = {id(split.features): regression(split.features, split.labels) for split in splits}
     tried: dict[float, Judged] = {}
-    for scale in VARIANCE_SCALES:
+    for scale in (0.0, _SMALL_VARIANCE):
 
         def fit_known(x: Tensor, _: Tensor, scale: float = scale) -> PosteriorHead:
             return layer_from_regression(config, fitted[id(x)], x, scale)
@@ -103,8 +110,8 @@ def convex_candidate(splits: Sequence[Split], config: BNDLConfig, keep: Sequence
         "logistic regression",
         lambda x, y: layer_from_regression(config, regression(x, y), x.float(), scale),
         tried[scale],
-        f"prior precision {multiple:.3g} D, features^{power:g} over spread^{spread_power:g}, variance of loadings "
-        f"times {scale:g}",
+        f"prior precision {multiple:.3g} D, features^{power:g} over spread^{spread_power:g}, loadings "
+        + ("with a Laplace posterior" if scale else "as good as certain"),
     )
 
 

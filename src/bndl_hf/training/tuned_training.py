@@ -28,6 +28,7 @@ from bndl_hf.training.arguments import BNDLTrainingArguments
 from bndl_hf.training.candidates import Candidate
 from bndl_hf.training.class_balance import known_labels
 from bndl_hf.training.density import default_config, sparse_layer, wanted_density
+from bndl_hf.training.feature_views import FeatureViews
 from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.logistic_regression import Split
@@ -70,8 +71,6 @@ class TunedTraining(Trainer):
         reasons += [f"{type(self).__name__} has a {name} of its own" for name in changed]
         if self._has_own_optimizer:
             reasons.append("it has an optimizer of its own")
-        if args.feature_views > 1:
-            reasons.append(f"feature_views={args.feature_views}")
         for name, without in (("class_weights", None), ("weighted_sampler", False), ("label_smoothing_factor", 0.0)):
             if getattr(args, name) != without:
                 reasons.append(f"{name}={getattr(args, name)!r}")
@@ -90,6 +89,7 @@ class TunedTraining(Trainer):
             return []
         given = {name for name in ("kl_local_weight", "kl_global_weight") if getattr(self.args, name) is not None}
         given |= set(self.args.tune_keeps or ()) - {"preset", "num_factors", "loading_density"}
+        given |= {"feature_views"} if self.args.feature_views > 1 else set()
         return [f"{name} is given for the preset {self.model.config.preset!r}" for name in sorted(given)]
 
     def _why_no_layer_of_its_own(self) -> list[str]:
@@ -169,13 +169,18 @@ class TunedTraining(Trainer):
         # A layer of few factors has a dense one to learn from, and is what the search is for all the same.
         config, keep = (wanted, keep) if density is None else (default_config(wanted), [])
         x, y = train_dataset.features, train_dataset.labels
+        views = train_dataset.views if isinstance(train_dataset, FeatureViews) else x[None]
+        V = len(views)
         shows = not self.args.disable_tqdm and self.is_world_process_zero()
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
             progress = _Progress(bar)
 
             def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
-                arguments = self._arguments_of_candidate(scratch, len(labels), config)
+                images = labels[: len(labels) // V]  # the rows come view by view
+                arguments = self._arguments_of_candidate(scratch, len(images), config)
                 dataset = FeatureDataset(features, labels)
+                if V > 1:
+                    dataset = FeatureViews(features.unflatten(0, (V, -1)), images, self.args.seed)
                 return train_layer(self._plain_class, arguments, config, dataset, callbacks=[progress])
 
             def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
@@ -184,7 +189,7 @@ class TunedTraining(Trainer):
                 return sparse_layer(layer, best.fit, splits, x.float(), wanted, density, self.args.seed)
 
             then = None if density is None else make_sparse
-            layer = tune_decision_layer(x, y, config, train, held_out, self.args.seed, keep, report, then)
+            layer = tune_decision_layer(views, y, config, train, held_out, self.args.seed, keep, report, then)
             if density is not None and report.is_memorised:
                 layer = train(x, y, wanted)
         if density is not None and not report.is_memorised:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from transformers.utils import logging
 
@@ -45,11 +46,12 @@ def tune_decision_layer(
     """The best of the candidates by held-out likelihood, with a temperature from the same rows.
 
     Args:
-        features: [N, D], float32.
+        features: [N, D], float32; or [V, N, D], V views of each image (feature_views.py). Layers are fitted to all
+            views of their images; an image is held out with all its views and judged on the first, the plain one.
         labels: [N], in 0 .. C - 1.
         config: of the layer wanted. Where it departs from the default preset in what the convex candidate is made of
             (projection, number of factors, thresholds, concentrations), that candidate is left out, and it is said.
-        train: makes a trained layer from features, labels and a configuration.
+        train: makes a trained layer from features, labels and a configuration; with views from V n rows, view by view.
         held_out: rows (features, labels) to choose on. None chooses by five-fold cross-validation, above 5,000 rows on
             a fifth of them, and fits again on all rows.
         seed: of the folds.
@@ -63,9 +65,11 @@ def tune_decision_layer(
     Raises:
         ValueError: fewer rows than two of some class, without `held_out`.
     """
-    x, y = features.float(), labels.long()
+    x, labels = features.float(), labels.long()
+    views = x if x.ndim == 3 else x[None]  # [V, N, D]
+    x, y = x.flatten(0, -2), labels.repeat(len(views))
     report = TuningReport() if report is None else report
-    if held_out is None and _is_memorised(x, y, config.num_labels):
+    if held_out is None and _is_memorised(views[0], labels, config.num_labels):
         report.is_memorised, report.chosen = True, "trained"
         report.note(
             "The classes of the training images lie so far apart that the backbone must have learned these images by "
@@ -74,7 +78,7 @@ def tune_decision_layer(
             warns=True,
         )
         return train(x, y, config)
-    splits = _splits(x, y, held_out, seed)
+    splits = _splits(views, labels, held_out, seed)
     report.num_held_out = sum(len(split.held_labels) for split in splits)
     report.num_folds = 0 if held_out is not None else len(splits)
     candidates: list[Candidate] = []
@@ -96,32 +100,40 @@ def tune_decision_layer(
             {
                 "name": candidate.name,
                 "negative_log_likelihood": judged.loss,
-                "temperature": judged.temperature,
+                "temperature": judged.fitted.temperature,
+                "variance_scale": judged.fitted.variance_scale,
                 "settings": candidate.settings,
             }
         )
         logger.info(
-            "%s: negative log-likelihood %.4f on held-out images with temperature %.2f (%s)",
-            *(candidate.name, judged.loss, judged.temperature, candidate.settings),
+            "%s: negative log-likelihood %.4f on held-out images with temperature %.2f, variance times %.2f (%s)",
+            *(candidate.name, judged.loss, judged.fitted.temperature, judged.fitted.variance_scale, candidate.settings),
         )
     best = min(candidates, key=lambda candidate: candidate.judged.loss)
     logger.info("Chosen: %s", best.name)
-    report.chosen, report.temperature = best.name, best.judged.temperature
+    report.chosen, report.temperature = best.name, best.judged.fitted.temperature
     layer = best.fit(x, y)
-    layer.set_temperature(best.judged.temperature)
+    layer.config.num_training_images = len(labels)
+    layer.set_temperature(best.judged.fitted)
     return layer if then is None else then(layer, best, splits)
 
 
-def _splits(x: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor] | None, seed: int) -> list[Split]:
+def _splits(views: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor] | None, seed: int) -> list[Split]:
+    """Rows of all views [V, N, D] to fit on, plain ones to choose on: no image is on both sides."""
+    V = len(views)
     if held_out is not None:
-        return [Split(x, y, held_out[0].float(), held_out[1].long())]
+        return [Split(views.flatten(0, 1), y.repeat(V), held_out[0].float(), held_out[1].long())]
     if (rarest := y.bincount()[y.unique()].min().item()) < 2:
         raise ValueError(
             f"A class has {rarest} image, so none can be held out to tune on; pass two or more images of every class, "
             "eval_features and eval_labels, or tune=False."
         )
-    every = folds(x, y, NUM_FOLDS, seed)
-    return every if len(y) <= MAX_ROWS_TO_CROSS_VALIDATE else every[:1]
+    every = folds(torch.arange(len(y)), y, NUM_FOLDS, seed)  # of images
+    every = every if len(y) <= MAX_ROWS_TO_CROSS_VALIDATE else every[:1]
+    return [
+        Split(views[:, s.features].flatten(0, 1), s.labels.repeat(V), views[0, s.held_features], s.held_labels)
+        for s in every
+    ]
 
 
 def _is_memorised(x: Tensor, y: Tensor, num_labels: int) -> bool:

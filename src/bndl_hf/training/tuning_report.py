@@ -24,8 +24,8 @@ class TuningReport:
     Attributes:
         num_held_out: rows that the candidates were compared on; 0 where nothing was compared.
         num_folds: training rows held out in turn, by this many fits; 0 where the held-out rows were given.
-        candidates: "name", "negative_log_likelihood" (nats a held-out row, with the temperature), "temperature" and
-            "settings" of each that met all held-out rows.
+        candidates: "name", "negative_log_likelihood" (nats a held-out row, with what follows), "temperature",
+            "variance_scale" and "settings" of each that met all held-out rows.
         notes: whatever else there is to say, in sentences.
         chosen: name of the candidate that was kept.
         temperature: of the layer; None where none was fitted.
@@ -74,8 +74,9 @@ class TuningReport:
             lines[0] += f", judged by its negative log-likelihood on {self.num_held_out} held-out images{rows}"
         width = max((len(c["name"]) for c in self.candidates), default=0)
         for c in self.candidates:
-            loss, temperature = c["negative_log_likelihood"], c["temperature"]
-            lines.append(f"  {c['name']:<{width}}  {loss:.4f} nats  temperature {temperature:.3f}  {c['settings']}")
+            loss, temperature, scale = c["negative_log_likelihood"], c["temperature"], c["variance_scale"]
+            recalibrated = f"temperature {temperature:.3f}, variance times {scale:.3f}"
+            lines.append(f"  {c['name']:<{width}}  {loss:.4f} nats  {recalibrated}  {c['settings']}")
         return "\n".join([*map(str.rstrip, lines), *(f"  {sentence}" for sentence in self.notes)])
 
 
