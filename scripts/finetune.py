@@ -316,7 +316,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     temperature = tuning and tuning.temperature  # a search has fitted its own
     if dataset.validation is not None and tuning is None and run_arguments.fit_temperature:
         temperature = recalibrate(trainer).temperature
-
     trainer.remove_callback(EarlyStoppingCallback)  # the test images decide nothing
     trainer.save_model(_internal_call=True)  # published below, once its results are known
 
