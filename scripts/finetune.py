@@ -61,7 +61,9 @@ from bndl_hf.hub import create_model_card
 from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
+from bndl_hf.training.recalibrating import recalibrate
 from bndl_hf.training.tuning_report import TuningReport, tuning_entry
+from bndl_hf.training.whole_training import suit_whole_training
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
@@ -124,7 +126,9 @@ class ModelArguments:
     )
     loading_density: float | None = field(
         default=None,
-        metadata={"help": "Share of the loadings left when training ends, in (0, 1]; default 0.1; 1 prunes nothing."},
+        metadata={
+            "help": "Share of the loadings left when training ends, in (0, 1]; default 0.1 or 0.3; 1 prunes nothing."
+        },
     )
     score_concentration: str | None = field(default=None, metadata={"help": "Of the scores: per_image or per_factor."})
     score_concentration_input: str | None = field(
@@ -151,6 +155,9 @@ class ModelArguments:
 class RunArguments:
     """How the run starts and what it leaves."""
 
+    fit_temperature: bool = field(
+        default=True, metadata={"help": "Give the model the temperature of its validation images, where it has any."}
+    )
     restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
     early_stopping_patience: int | None = field(
         default=None,
@@ -273,6 +280,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "training images out."
         )
     model, processor = build_model(model_arguments, dataset)
+    if not arguments.freeze_backbone:
+        suit_whole_training(model, model_arguments.config_fields())
     is_plain = arguments.cache_features and arguments.feature_views == 1
     augmentation = "none" if is_plain else data_arguments.augmentation
     train_dataset = dataset.with_pixel_values("train", processor, augmentation=augmentation)
@@ -304,6 +313,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if tuning is not None and trainer.is_world_process_zero():
         print(f"\n{tuning}")
 
+    temperature = tuning and tuning.temperature  # a search has fitted its own
+    if dataset.validation is not None and tuning is None and run_arguments.fit_temperature:
+        temperature = recalibrate(trainer).temperature
     trainer.remove_callback(EarlyStoppingCallback)  # the test images decide nothing
     trainer.save_model(_internal_call=True)  # published below, once its results are known
 
@@ -314,11 +326,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
     results = {
         **metrics,
-        "evaluated_on": None if part is None else public_text(where_judged(dataset, part)),
+        "evaluated_on": None if part is None else public_text(dataset.where(part)),
         # Where a run was done before it was started again there is nothing to say of its training.
         "train_seconds": train_seconds if train.training_loss or (tuning and checkpoint is None) else None,
         "train_loss": train.training_loss or None,
         "tuning": None if tuning is None else tuning.to_dict(),
+        "temperature": temperature,
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "command": recorded_command("scripts/finetune.py", argv),
         "seed": arguments.seed,
@@ -327,7 +340,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "base_model": model_arguments.model_name_or_path,
         "dataset_name": data_arguments.dataset_name,
-        "split": "validation" if part and is_held_out(dataset, part) else None,  # else that of `evaluated_on`
+        "split": "validation" if part and dataset.is_held_out(part) else None,  # else that of `evaluated_on`
     }
     if trainer.is_world_process_zero():
         write_json(f"{arguments.output_dir}/results.json", results)
@@ -335,8 +348,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     commit = trainer.push_to_hub(results=results, **facts) if arguments.push_to_hub else None
     if trainer.is_world_process_zero():
         print_summary(results, str(arguments.output_dir))
-        if part == "validation" and (arguments.load_best_model_at_end or tuning is not None):
-            print("The model was chosen on the same images, so the numbers are a little too good: no test split.")
+        if part == "validation" and (arguments.load_best_model_at_end or temperature is not None):
+            print("The model or its temperature was chosen on the same images, so the numbers are a little too good.")
     if isinstance(commit, CommitInfo):
         print(f"Published: {commit.commit_url}")
     return results
@@ -363,17 +376,6 @@ def describe_images(dataset: ImageDataset, train_dataset: Any, config: Pretraine
     held_out = [f"{len(part)} {name} images" for name, part in parts.items() if part is not None]
     line = describe_classes(count_classes(labels, len(dataset.label_names)), config)
     return line + (f" (and {', '.join(held_out)})" if held_out else "")
-
-
-def where_judged(dataset: ImageDataset, part: str) -> str:
-    """What the results were measured on: not on the training split where images of it were held out."""
-    where = dataset.sources[part]
-    return f"{len(dataset.part(part))} validation images held out of {where}" if is_held_out(dataset, part) else where
-
-
-def is_held_out(dataset: ImageDataset, part: str) -> bool:
-    """Whether the images of `part` were taken out of the training split."""
-    return part == "validation" and dataset.sources[part] == dataset.sources["train"]
 
 
 def print_summary(results: dict[str, Any], output_dir: str) -> None:

@@ -44,6 +44,7 @@ def test_a_run_from_scratch_leaves_model_processor_results_and_card(tmp_path: Pa
     assert results["evaluated_on"] == "split 'test' of digits"
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert model.config.id2label[9] == "9"
+    assert (model.config.projection, results["sparsity"]) == ("none", pytest.approx(0.3, abs=0.01))
     assert (tmp_path / "preprocessor_config.json").exists()
     assert f"{results['accuracy']:.4g}"[:4] in (tmp_path / "README.md").read_text()
 
@@ -55,6 +56,39 @@ def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp
     from_scratch(tmp_path / "parts", "--max_steps", "4", *steady)
     resumed = from_scratch(tmp_path / "parts", "--max_steps", "8", *steady)
     assert resumed["negative_log_likelihood"] == whole["negative_log_likelihood"]
+
+
+def test_a_model_trained_whole_gets_the_temperature_of_its_validation_images(tmp_path: Path) -> None:
+    argv = [
+        "--max_steps",
+        "4",
+        "--max_train_samples",
+        "200",
+        "--max_eval_samples",
+        "50",
+        "--validation_fraction",
+        "0.2",
+    ]
+    fitted = from_scratch(tmp_path / "fitted", *argv)
+    plain = from_scratch(tmp_path / "plain", *argv, "--no_fit_temperature")
+    assert plain["temperature"] is None
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "plain").config.temperature == 1
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "fitted")
+    assert saved.config.temperature == fitted["temperature"] != 1
+    assert fitted["accuracy"] == plain["accuracy"]
+    assert fitted["negative_log_likelihood"] != plain["negative_log_likelihood"]
+
+
+def test_a_pretrained_backbone_that_is_trained_has_no_projection_after_it(tmp_path: Path, classifier: Path) -> None:
+    few = ["--max_train_samples", "40", "--max_eval_samples", "20", "--max_steps", "2", "--augmentation", "none"]
+    argv = ["--model_name_or_path", str(classifier), *COMMON, *few, "--output_dir"]
+    for name, more, projection in (
+        ("trained", [], "none"),
+        ("frozen", ["--freeze_backbone"], "linear"),
+        ("said", ["--projection", "linear"], "linear"),
+    ):
+        finetune.main([*argv, str(tmp_path / name), *more])
+        assert AutoModelForImageClassification.from_pretrained(tmp_path / name).config.projection == projection, name
 
 
 def test_evaluate_finds_what_finetune_wrote(tmp_path: Path) -> None:

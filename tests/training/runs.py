@@ -25,6 +25,7 @@ from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTra
 from bndl_hf.data.columns import ROW_COLUMN
 from bndl_hf.data.image_dataset import PixelValues, collate, make_image_processor
 from bndl_hf.training import features as feature_cache
+from bndl_hf.training import recalibrate
 
 NUM_LABELS = 3
 BACKBONES = {
@@ -201,6 +202,7 @@ def in_two_processes(output_dir: str) -> None:
         output_dir, model, eval_dataset=images(9, seed=1), per_device_eval_batch_size=2, num_eval_samples=2
     )
     outcome["evaluation"] = evaluating.evaluate()
+    outcome["temperature"] = recalibrate(evaluating).temperature
 
     feature_cache.SHARD_SIZE = 4
     computed: list[int] = []

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bndl_hf.data.pixel_values import collate, make_image_processor
+from bndl_hf.training import recalibrate
 from bndl_hf.training.checkpoint_folders import checkpoint_problem
 from bndl_hf.training.features import cache_key, cached_features
 
@@ -122,6 +123,14 @@ def test_an_evaluation_in_two_processes_counts_no_padding(
     for outcome in two_processes[1]:
         for name in ("loss", "nll", "accuracy", "expected_calibration_error", "brier_score", "pavpu"):
             assert outcome["evaluation"][f"eval_{name}"] == pytest.approx(alone[f"eval_{name}"], rel=1e-5), name
+
+
+def test_two_processes_fit_the_temperature_of_one(
+    two_processes: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    alone = recalibrate(runs.make_trainer(tmp_path, runs.classifier("resnet"), eval_dataset=runs.images(9, seed=1)))
+    first, second = (outcome["temperature"] for outcome in two_processes[1])
+    assert first == second == pytest.approx(alone.temperature, rel=1e-4)
 
 
 def test_two_processes_share_the_work_of_the_feature_cache(

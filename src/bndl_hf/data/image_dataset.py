@@ -161,6 +161,15 @@ class ImageDataset:
             )
         return dataset
 
+    def is_held_out(self, part: str) -> bool:
+        """Whether the images of `part` were taken out of the training split."""
+        return part == "validation" and self.sources[part] == self.sources["train"]
+
+    def where(self, part: str) -> str:
+        """Where the images of `part` come from: "split 'test' of cifar10", say; held-out ones are counted."""
+        source = self.sources[part]
+        return f"{len(self.part(part))} validation images held out of {source}" if self.is_held_out(part) else source
+
     def class_counts(self, part: str = "train") -> dict[str, int]:
         """How many images of every class a part holds, in the order of the classes."""
         labels = column_values(self.part(part), self.label_column)
