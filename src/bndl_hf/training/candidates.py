@@ -75,9 +75,18 @@ def judge(splits: Sequence[Split], fit: Fit) -> Judged:
     labels = torch.cat([labels for _, labels in found])
     prediction = join_predictions([prediction for prediction, _ in found])
     smoothing = 1 / (len(labels) + 1)
-    fitted = fit_temperature(prediction, labels, variance_scale=None, label_smoothing=smoothing)
-    of_means = fit_temperature(prediction, labels, variance_scale=0.0, label_smoothing=smoothing)
+    free, as_is, of_means = (
+        fit_temperature(prediction, labels, variance_scale=scale, label_smoothing=smoothing)
+        for scale in (None, 1.0, 0.0)
+    )
+    # A second number has to pay for itself (Akaike 1974): one nat over all rows.
+    gain = min(as_is, of_means, key=_loss).negative_log_likelihood_after - free.negative_log_likelihood_after
+    fitted = free if gain * len(labels) > 1 else min(as_is, of_means, key=_loss)
     mean = prediction.logits_mean.double()
     recalibration = Recalibration(fitted.temperature, fitted.variance_scale)
     log_probs = recalibration.log_probs(mean - mean.amax(-1, keepdim=True), prediction.gap_variance.double())
     return Judged(fitted, -log_probs.gather(1, labels[:, None]).squeeze(1), of_means.temperature)
+
+
+def _loss(fitted: FittedTemperature) -> float:
+    return fitted.negative_log_likelihood_after
