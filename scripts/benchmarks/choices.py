@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/choices.py --features FILE --seeds 0 1 --output docs/results/choices/cifar10_resnet56.json
 
-docs/defaults.md reads the tables. Nothing is reported on the rows it chooses on. Finished runs are kept.
+docs/research reads the tables. Nothing is reported on the rows it chooses on. Finished runs are kept.
 """
 
 from __future__ import annotations

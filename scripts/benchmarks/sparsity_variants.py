@@ -1,6 +1,6 @@
 """Other ways to sparse loadings than pruning: gradients through zero, and proximal penalties.
 
-choices.py compares them with what the library does, which is to prune (docs/defaults.md). They lost.
+choices.py compares them with what the library does, which is to prune (docs/research). They lost.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class BNDLConfig(PretrainedConfig):
             `tune=True` and `tune_head` mostly choose 0.7 (docs/defaults.md).
         feature_noise (`float`): standard deviation of Gaussian noise that is added to the features while training, in
             units of each feature's spread; 0 adds none. For features the backbone has memorised, which lie closer
-            together on training images than on new ones (docs/defaults.md: 1 there).
+            together on training images than on new ones (docs/research: 1 there).
         score_threshold (`float`, preset): c_theta >= 0 in E[theta] = relu(z - c_theta) (Eq. 9).
         loading_threshold (`float`, preset): c_phi >= 0 in E[Phi] = relu(W - c_phi) (Eq. 11).
         score_concentration (`str`, preset): Weibull concentration k of the scores, "per_image" (one number for all
@@ -68,7 +68,7 @@ class BNDLConfig(PretrainedConfig):
         loading_prior_concentration, loading_prior_rate (`float`): Gamma prior of the loadings (Eq. 3).
         kl_local_weight (`float`): weight of the scores' KL. 1 is the ELBO of Eq. 12. While None it counts as
             0.03 / K; the Trainer writes down what it used, on features that stay as they are 0.03 / K times the
-            separation of the classes in them (docs/defaults.md).
+            separation of the classes in them (docs/research).
         kl_local_weight_is_measured (`bool`): the Trainer set that weight, and will measure it anew.
         kl_global_weight (`float`, preset): weight of the loadings' KL. 1 is the ELBO of Eq. 12.
         kl_global_scaling (`str`, preset): the loadings' KL is divided by the number of training images ("per_image",

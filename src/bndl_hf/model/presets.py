@@ -1,6 +1,6 @@
 """Named sets of configuration values: this library's default, one to read, and the two heads of the released code."""
 
-# One row per field a preset decides. "default" was chosen by measurement (docs/defaults.md). "released" is the
+# One row per field a preset decides. "default" was chosen by measurement (docs/research). "released" is the
 # head of the authors' ViT script, "released_resnet" that of their ResNet script (App. A.1 and the released code).
 PRESETS: dict[str, dict[str, str | float | bool]] = {
     "default": {
@@ -61,11 +61,11 @@ PRESETS["interpretable"] = {name: value for name, value in PRESETS["default"].it
 
 # Weight of the scores' KL in the default preset, shared by the K factors: the KL sums over them, the likelihood does
 # not, so an equal pull on every image whatever K is needs a weight of 0.03/K. Where features stay as they are, the
-# Trainer multiplies it by the separation of the classes in them (docs/defaults.md has what chose both).
+# Trainer multiplies it by the separation of the classes in them (docs/research has what chose both).
 KL_LOCAL_BUDGET = 0.03
 
 # Factors where the preset is "default" or "interpretable" and a projection makes them: twice as many as features, which
-# are worth more than many loadings each (docs/defaults.md), but no more than 512 unless there are as many features.
+# are worth more than many loadings each (docs/research), but no more than 512 unless there are as many features.
 FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS = 2, 512
 
 # "interpretable": loadings a class that training keeps, and the most that tuning may choose (training/density.py).

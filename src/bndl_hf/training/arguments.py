@@ -221,7 +221,7 @@ def read_class_weights(given: list[float] | str | None) -> list[float] | str | N
     return weights
 
 
-# Chosen on the choosing rows of two sets of features (docs/defaults.md).
+# Chosen on the choosing rows of two sets of features (docs/research).
 HEAD_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 12,
     "per_device_train_batch_size": 256,

@@ -1,7 +1,7 @@
 """What is measured of the features before the first step: their spread, and how far apart the classes lie in them.
 
 The spread makes one learning rate suit every backbone. The separation tells features the backbone has memorised from
-features it has never seen, which need different weights of the scores' KL (docs/defaults.md).
+features it has never seen, which need different weights of the scores' KL (docs/research).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Before the first step: look at some features, and set from them what the configuration leaves to the data.
 
 Their spread becomes `feature_scale`, the separation of their classes the weight of the scores' KL
-(feature_statistics.py has both, docs/defaults.md the reasons).
+(feature_statistics.py has both, docs/research the reasons).
 """
 
 from __future__ import annotations
