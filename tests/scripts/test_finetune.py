@@ -167,8 +167,8 @@ def test_with_cached_features_the_decision_layer_is_chosen_on_held_out_images(
     argv += ["--max_train_samples", "200", "--validation_fraction", "0.3", "--num_train_epochs", "1"]
     results = finetune.main([*argv, "--output_dir", str(tmp_path)])
     tuning = results["tuning"]
-    assert [candidate["name"] for candidate in tuning["candidates"]] == ["logistic regression", "trained"]
-    best = min(tuning["candidates"], key=lambda candidate: candidate["negative_log_likelihood"])
+    assert [candidate["name"] for candidate in tuning["candidates"]] == ["logistic regression", "trained", "both"]
+    (best,) = (candidate for candidate in tuning["candidates"] if candidate["name"] == tuning["chosen"])
     assert (tuning["chosen"], tuning["temperature"]) == (best["name"], best["temperature"])
     assert tuning["num_held_out"] > 0 == tuning["num_folds"]
     assert f"log-likelihood on {tuning['num_held_out']} held-out images\n" in capsys.readouterr().out

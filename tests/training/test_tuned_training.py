@@ -86,9 +86,11 @@ def test_the_model_gets_the_layer_that_is_best_on_held_out_images(is_held_out: b
     trainer = trainer_with(tmp_path, callbacks=[events], values=values, **given)
     trainer.train()
     layer, config = trainer.model.decision_layer, trainer.model.config
-    torch.testing.assert_close(layer.raw_loadings, expected.raw_loadings, rtol=1e-4, atol=1e-4)
-    assert config.temperature == pytest.approx(expected.config.temperature, rel=1e-3)
-    assert (config.num_factors, config.projection, config.num_training_images) == (16, "none", 60)
+    # The convex part; the trained one is trained by this Trainer's arguments.
+    found, wanted = (one.raw_loadings[:16] / one.raw_loadings[:16].max() for one in (layer, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert config.num_training_images == 60
+    assert config.num_factors == expected.config.num_factors
     assert layer.config is config
     evaluation = ["eval_loss"] if is_held_out else []
     beginning = ["train begin", "epoch begin", "tuning_temperature", "epoch end"]
@@ -104,7 +106,7 @@ def test_a_tuned_model_is_the_same_after_saving_and_its_run_is_seen_as_finished(
 
     state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())
     entry = tuning_entry(state["log_history"])
-    assert (state["global_step"], entry["chosen"], entry["num_held_out"]) == (4, "logistic regression", 30)
+    assert (state["global_step"], entry["chosen"], entry["num_held_out"]) == (4, "both", 30)
     again = trainer_with(tmp_path, values={"tune_head": None, "num_train_epochs": 9})
     assert again.train(resume_from_checkpoint=True).training_loss == 0.0
     assert torch.equal(probs(again.model), answer)
@@ -139,7 +141,7 @@ def test_a_layer_to_read_is_made_of_the_one_that_was_chosen(tmp_path: Path, monk
     trainer = trainer_with(tmp_path, model, values={"tune_keeps": ["preset", "num_factors"]})
     trainer.train()
     report = TuningReport.of(tuning_entry(trainer.state.log_history))
-    assert (report.chosen, report.is_made_sparse) == ("logistic regression", True)
+    assert (report.chosen, report.is_made_sparse) == ("both", True)
     assert "Made sparse for preset='interpretable': 12 factors" in report.notes[-1]
     assert trainer.decision_layer.raw_loadings.shape == (12, 3)
     assert (model.config.preset, model.config.temperature) == ("interpretable", report.temperature)
