@@ -17,10 +17,10 @@ keeps the best model, and lets every class count the same, however many images i
 hundreds of images) want more epochs: a new decision layer needs some 200 optimizer steps, and the script says so.
 
 With --cache_features the decision layer is chosen, not just trained: on the validation images, or else on folds of the
-training images, the layer that training makes meets the non-negative equivalent of logistic regression, the better one
-is kept, and the same images give its temperature. It takes seconds to minutes; the run prints what was tried, and
-results.json has it under "tuning". Flags of the decision layer such as --loading_density or --projection are kept by
-every candidate. --tune_head false trains once, as does anything a search knows nothing of (class weights, early
+training images, the layer that training makes, the non-negative equivalent of logistic regression and both as one layer
+meet; one is kept, and the same images give its temperature. It takes seconds to minutes; the run prints what was tried,
+and results.json has it under "tuning". Flags of the decision layer such as --loading_density or --projection are kept
+by every candidate. --tune_head false trains once, as does anything a search knows nothing of (class weights, early
 stopping, ...), and the run says so.
 
 With --cache_features --feature_views 4 the cache keeps four views of every training image, the plain one and three

@@ -82,8 +82,8 @@ class BNDLTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "With --cache_features: choose the decision layer on held-out images (the validation images, else "
-            "folds of the training images) instead of training it once: the trained layer and the non-negative "
-            "equivalent of logistic regression compete, and the better one gets a temperature from the same images "
+            "folds of the training images) instead of training it once: the trained layer, the non-negative "
+            "equivalent of logistic regression and both as one layer compete, and the same images give a temperature "
             "(docs/training.md). Default: finetune.py does so with --cache_features unless something asks for plain "
             "training; a Trainer in Python does not.",
             "nargs": "?",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.training.arguments import BNDLTrainingArguments
@@ -72,31 +72,18 @@ class FeatureViews(FeatureDataset):
 class TurnViews(TrainerCallback):
     """Turns to the next views of `FeatureViews` at every epoch; any other dataset is left alone."""
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the views of this epoch, which a training that is resumed may begin in the middle of."""
-        dataset = getattr(train_dataloader, "dataset", None)
-        if isinstance(dataset, FeatureViews):
-            dataset.epoch = int(state.epoch or 0)
+        self._turn(int(state.epoch or 0), **kwargs)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Another training begins at the first views again."""
+        self._turn(0, **kwargs)
+
+    def _turn(self, epoch: int, train_dataloader: Any = None, **_: Any) -> None:
         dataset = getattr(train_dataloader, "dataset", None)
         if isinstance(dataset, FeatureViews):
-            dataset.epoch = 0
+            dataset.epoch = epoch
 
 
 def cached_views(

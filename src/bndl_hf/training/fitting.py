@@ -44,9 +44,9 @@ def fit_decision_layer(
         labels: [N], in 0 .. C - 1.
         config: `feature_dim` must be D.
         layer: continue with this layer (one that was warm-started, say); default: a new one.
-        tune: compare the layer that training makes with the non-negative equivalent of L2 logistic regression on
-            held-out rows, keep the better one and give it the temperature of those rows (tuning.py). The rows are
-            `eval_features`, or folds of the training rows. The log says what was tried. With the preset
+        tune: compare the layer that training makes, the non-negative equivalent of L2 logistic regression and both as
+            one layer on held-out rows, keep one of them and give it the temperature of those rows (tuning.py). The rows
+            are `eval_features`, or folds of the training rows. The log says what was tried. With the preset
             "interpretable" the better one is then made sparse (density.py): at most 20 weights a class.
         density: with `tune`, how sparse the layer is made: a share of the loadings, in (0, 1], or "auto", as sparse as
             the held-out likelihood allows within one standard error.

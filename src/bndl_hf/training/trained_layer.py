@@ -48,14 +48,17 @@ def trained_candidate(
     """
     first = splits[:1]
     tried: dict[float, Judged] = {}
-    layers: dict[float, PosteriorHead] = {}
+    layers: dict[tuple[float, int], PosteriorHead] = {}  # of the rows of the splits, which are asked for again
+    known = {id(split.features) for split in splits}
 
     def fit(x: Tensor, y: Tensor, noise: float) -> PosteriorHead:
-        if x is not first[0].features:
-            return train(x, y, _with_noise(config, noise, keep))
-        if noise not in layers:
-            layers[noise] = train(x, y, _with_noise(config, noise, keep))
-        return layers[noise]
+        key = (noise, id(x))
+        if key in layers:
+            return layers[key]
+        layer = train(x, y, _with_noise(config, noise, keep))
+        if id(x) in known:
+            layers[key] = layer
+        return layer
 
     def loss(noise: float) -> float:
         if noise not in tried:
