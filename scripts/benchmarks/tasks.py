@@ -34,6 +34,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,13 @@ from bndl_hf.baselines import (
 from bndl_hf.interpretability import explanation_length
 from bndl_hf.plots import save_figure, task_comparison_plot
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.training.arguments import HEAD_DEFAULTS
+from bndl_hf.training.arguments import HEAD_DEFAULTS, MIN_STEPS
+from bndl_hf.training.layer_training import enough_epochs
 from bndl_hf.uncertainty import (
     accuracy,
     area_under_risk_coverage,
     expected_calibration_error,
+    fit_familiarity,
     negative_log_likelihood,
     ood_auroc,
 )
@@ -74,7 +77,9 @@ from declared import Declaration, Rows, draw_rows, read_declarations, read_tenso
 from standings import ENTRIES, means, standings
 
 HEADS_HERE = ("bndl", "interpretable", "dense", "logreg", "vbll", "laplace", "released", "elastic_net")
-OURS = ("bndl", "interpretable")
+# The default with more training: what it changes should be little.
+LONGER = {"bndl_2x": 2, "bndl_4x": 4}
+OURS = ("bndl", "interpretable", *LONGER)
 # Columns of the tables that are printed; the JSON has all.
 SHOWN = (
     *("task", "head", "accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage"),
@@ -100,13 +105,15 @@ class RunArguments(Arguments):
     features_dir: str = field(default="outputs/bench", metadata={"help": "Where the files that tasks name lie."})
     tasks: list[str] | None = field(default=None, metadata={"help": "Tasks to run. Default: all of the file."})
     heads: list[str] = field(
-        default_factory=lambda: list(HEADS_HERE), metadata={"help": f"Of: {', '.join(HEADS_HERE)}."}
+        default_factory=lambda: list(HEADS_HERE),
+        metadata={"help": f"Of: {', '.join(HEADS_HERE)}; {' and '.join(LONGER)}, the default with more training."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Each draws rows of its own."})
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.heads if name not in HEADS_HERE]:
-            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {', '.join(HEADS_HERE)}.")
+        if unknown := [name for name in self.heads if name not in (*HEADS_HERE, *LONGER)]:
+            known = ", ".join((*HEADS_HERE, *LONGER))
+            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {known}.")
 
 
 @dataclass(kw_only=True)
@@ -122,13 +129,29 @@ class ColumnsArguments(Arguments):
 # ---- heads ----
 
 
-def fit_bndl(task: FeatureTask, seed: int, preset: str = "default") -> PosteriorClassifier:
-    """This library's head as `fit_decision_layer` gives it, tuned on the choosing rows."""
+def fit_bndl(task: FeatureTask, seed: int, preset: str = "default", times: int = 1) -> PosteriorClassifier:
+    """This library's head as `fit_decision_layer` gives it, tuned on the choosing rows, with its familiarity.
+
+    With `times` > 1 every layer of the search is trained that many times as long.
+    """
     config = BNDLConfig(preset=preset, feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
     features, labels = task.choosing
+    longer: dict[str, Any] = {}
+    if times > 1:
+        epochs, batch_size = HEAD_DEFAULTS["num_train_epochs"], HEAD_DEFAULTS["per_device_train_batch_size"]
+        usual = enough_epochs(len(task.train[1]), batch_size, epochs, MIN_STEPS)
+        longer["num_train_epochs"] = times * usual
     layer = fit_decision_layer(
-        *task.train, config, tune=True, eval_features=features, eval_labels=labels, seed=seed, disable_tqdm=True
+        *task.train,
+        config,
+        tune=True,
+        eval_features=features,
+        eval_labels=labels,
+        seed=seed,
+        disable_tqdm=True,
+        **longer,
     )
+    layer.set_familiarity(fit_familiarity(layer, *task.train, features))
     return PosteriorClassifier(layer)
 
 
@@ -170,6 +193,7 @@ def fit_head(head: str, task: FeatureTask, seed: int, bndl_weights: Callable[[],
         "bndl": lambda: fit_bndl(task, seed),
         "interpretable": lambda: fit_bndl(task, seed, "interpretable"),
         "logreg": lambda: fit_logreg(task),
+        **{name: partial(fit_bndl, task, seed, times=times) for name, times in LONGER.items()},
         "laplace": lambda: fit_laplace(task),
         "vbll": lambda: VariationalLastLayer(*task.train, *task.choosing, seed=seed),
         "elastic_net": lambda: fit_elastic_net(task, bndl_weights()),
@@ -274,7 +298,7 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
         key(name, head, seed)
         for name in tasks
         for seed in arguments.seeds
-        for head in HEADS_HERE
+        for head in (*HEADS_HERE, *LONGER)
         if head in arguments.heads
     ]
     declared = {name: written(task) for name, task in read_declarations(arguments.tasks_file).items()}

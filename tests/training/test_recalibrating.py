@@ -10,13 +10,13 @@ from bndl_hf.uncertainty import collect_predictions, fit_temperature
 from . import runs
 
 
-def test_the_temperature_is_that_of_the_held_out_images_and_one_more_of_unknown_class(tmp_path: Path) -> None:
+def test_the_temperature_is_that_of_the_held_out_images_and_half_a_one_of_unknown_class(tmp_path: Path) -> None:
     held_out = runs.images(9, seed=1, wrong=3)
     trainer = runs.make_trainer(tmp_path, runs.classifier("resnet"), eval_dataset=held_out)
     before = trainer.evaluate()
     fitted = recalibrate(trainer)
     prediction, labels = collect_predictions(trainer.model, held_out, progress=False)
-    expected = fit_temperature(prediction, labels, label_smoothing=1 / 10)
+    expected = fit_temperature(prediction, labels, label_smoothing=0.5 / 9.5)
     assert fitted.num_images == 9
     assert fitted.temperature == pytest.approx(expected.temperature, rel=1e-4)
     assert trainer.model.config.temperature == fitted.temperature != 1

@@ -173,9 +173,9 @@ def test_a_few_rows_that_are_all_right_do_not_make_a_layer_sure_of_everything() 
     logits, n = layer.predict(rows).logits_mean.double(), len(labels)
 
     def loss(temperature: float) -> float:
-        """Of these rows and of one more, whose label may be any and whose logits are the mean row's."""
+        """Of these rows and of half a row, whose label may be any and whose logits are the mean row's."""
         log_probs = (logits / temperature).log_softmax(-1)
-        return float(-(log_probs[torch.arange(n), labels].sum() + log_probs.mean()) / (n + 1))
+        return float(-(log_probs[torch.arange(n), labels].sum() + 0.5 * log_probs.mean()) / (n + 0.5))
 
     expected = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6})
     assert judged.mean_temperature == pytest.approx(expected.x, rel=1e-2)

@@ -12,7 +12,7 @@ from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.uncertainty.collecting import collect_predictions, join_predictions
-from bndl_hf.uncertainty.recalibration import FittedTemperature, fit_temperature
+from bndl_hf.uncertainty.recalibration import FittedTemperature, fit_temperature, smoothing_of_few
 
 # Of features, unless the configuration names another: the one that did best on held-out rows of most tasks.
 FEATURE_POWER = 0.7
@@ -25,8 +25,8 @@ class Judged:
     """What held-out rows say of a layer.
 
     Attributes:
-        fitted: temperature and variance scale of least loss, the loss in nats a row. One more image of unknown class is
-            among the rows: a layer that is right on all of a few rows is not for that reason sure of everything.
+        fitted: temperature and variance scale of least loss, the loss in nats a row. Half an image of unknown class
+            is among the rows: a layer that is right on all of a few rows is not for that reason sure of everything.
         losses: negative log-likelihood of each row with them, [M], nats.
         mean_temperature: of least loss where the variance counts for nothing: what the mean logits are divided by.
     """
@@ -74,7 +74,7 @@ def judge(splits: Sequence[Split], fit: Fit) -> Judged:
     ]
     labels = torch.cat([labels for _, labels in found])
     prediction = join_predictions([prediction for prediction, _ in found])
-    smoothing = 1 / (len(labels) + 1)
+    smoothing = smoothing_of_few(len(labels))
     free, as_is, of_means = (
         fit_temperature(prediction, labels, variance_scale=scale, label_smoothing=smoothing)
         for scale in (None, 1.0, 0.0)

@@ -20,7 +20,7 @@ from bndl_hf.training.adapters import trained_decision_layer
 from bndl_hf.training.collating import labels_of
 from bndl_hf.training.trainer import BNDLTrainer
 from bndl_hf.uncertainty.collecting import join_predictions
-from bndl_hf.uncertainty.recalibration import FittedTemperature, fit_temperature
+from bndl_hf.uncertainty.recalibration import FittedTemperature, fit_temperature, smoothing_of_few
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 def recalibrate(trainer: BNDLTrainer, dataset: Any = None) -> FittedTemperature:
     """Give a trained model the temperature of least negative log-likelihood on held-out images.
 
-    The images count as one more than they are, of unknown class: a model that is right on all of a few is not for that
+    The images count as half an image more than they are, of unknown class: a model that is right on all of a few is not for that
     reason sure of everything. Save the model afterwards; training it again drops the temperature.
 
     Args:
@@ -58,7 +58,7 @@ def recalibrate(trainer: BNDLTrainer, dataset: Any = None) -> FittedTemperature:
         )
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     prediction, labels = _predictions(trainer, model, dataset)
-    fitted = fit_temperature(prediction, labels, label_smoothing=1 / (len(labels) + 1))
+    fitted = fit_temperature(prediction, labels, label_smoothing=smoothing_of_few(len(labels)))
     model.set_temperature(fitted)
     logger.info("Temperature %.3f, from %d held-out images.", fitted.temperature, len(labels))
     return fitted

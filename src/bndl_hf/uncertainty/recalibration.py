@@ -68,8 +68,8 @@ def fit_temperature(
         variance_scale: v is held at this; None fits it too. A head without variance (dense, NMF) has none to fit: v
             stays 1. Where the variance hardly differs between images T and v do the same, and only both together mean
             anything.
-        label_smoothing: share of each target, in [0, 1), spread evenly over the classes. 1 / (N + 1) is one more image
-            of unknown class, which keeps a few images that are all right from asking for T = 0.
+        label_smoothing: share of each target, in [0, 1), spread evenly over the classes; `smoothing_of_few` keeps a few
+            images that are all right from asking for T = 0.
 
     Returns:
         FittedTemperature. Where the predictions are constant every value is as good, and it is 1; where every image is
@@ -117,6 +117,19 @@ def fit_temperature(
     before = log_loss_per_image(probs, truth).mean().item()
     after, _ = objective(np.array([math.log(temperature), math.sqrt(variance_scale)]))
     return FittedTemperature(temperature, variance_scale, before, after, len(truth))
+
+
+def smoothing_of_few(num_images: int) -> float:
+    """The label smoothing that adds half an image of unknown class: a few that are all right do not ask for T = 0.
+
+    Half an image is what Krichevsky and Trofimov (1981) add of each outcome; a whole one made layers on a few hundred
+    images, nearly all of them right, less sure than they were right.
+
+    Example:
+        >>> round(smoothing_of_few(199), 6)
+        0.002506
+    """
+    return 0.5 / (num_images + 0.5)
 
 
 # A point of the search, (log T, sqrt v), to the negative log-likelihood and its gradient.
