@@ -28,8 +28,8 @@ logger = logging.get_logger(__name__)
 def recalibrate(trainer: BNDLTrainer, dataset: Any = None) -> FittedTemperature:
     """Give a trained model the temperature of least negative log-likelihood on held-out images.
 
-    The images count as half an image more than they are, of unknown class: a model that is right on all of a few is not for that
-    reason sure of everything. Save the model afterwards; training it again drops the temperature.
+    They count as half an image more than they are, of unknown class: a model that is right on all of a few is not for
+    that reason sure of everything. Save the model afterwards; training it again drops the temperature.
 
     Args:
         trainer: after `train()`.
