@@ -205,7 +205,7 @@ def _exported(graph: AnswerGraph, images: Tensor, opset: int) -> Any:
     with _quietly():
         program = torch.export.export(graph, (), {"pixel_values": images}, dynamic_shapes=batch, strict=False)
         exported = torch.onnx.export(
-            program, dynamo=True, opset_version=opset, input_names=["pixel_values"], output_names=list(graph.outputs)
+            program, dynamo=True, verbose=False, opset_version=opset, input_names=["pixel_values"], output_names=list(graph.outputs)
         )
     assert exported is not None
     return exported.model_proto
