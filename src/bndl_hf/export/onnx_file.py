@@ -6,6 +6,7 @@ out. Read answer_graph.py for what the graph computes and agreement.py for how i
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -21,17 +22,18 @@ from torch import Tensor
 
 from bndl_hf.export.agreement import Session, largest_deviations
 from bndl_hf.export.answer_graph import AnswerGraph
-from bndl_hf.model.backbone_inputs import check_pixel_values, example_inputs, image_size as size_of_config, num_channels
+from bndl_hf.model.backbone_inputs import check_pixel_values, example_inputs, num_channels
+from bndl_hf.model.backbone_inputs import image_size as size_of_config
 from bndl_hf.model.evaluation_view import evaluation_view
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.utils.files import written_whole
 
-# Read by onnxruntime since 1.17 and by onnxruntime-web; what torch's exporter writes without a conversion.
+# What torch's exporter writes without a conversion; onnxruntime reads it since 1.17, onnxruntime-web too.
 DEFAULT_OPSET = 20
 METADATA_KEY = "bndl_hf"
-# Sides of the smallest and largest deviation accepted: float32 against float32, or after rounding the weights.
+# Accepted deviations: ten roundings of float32 in a row, a few of float16 in the weights.
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
-# Smaller tensors are not worth a Cast, and some of them (statistics, scales) are what precision hangs on.
+# Numbers. Smaller tensors are not worth a Cast, and statistics and scales, on which precision hangs, are among them.
 _SMALLEST_HALVED = 4096
 _LARGEST_HALF = 65504.0
 _LARGEST_FILE = 2**31 - 1  # bytes protobuf can hold
@@ -104,7 +106,8 @@ def export_onnx(
     Example:
         >>> from bndl_hf.export import export_onnx
         >>> export = export_onnx(model, "model.onnx")  # doctest: +SKIP
-        >>> onnxruntime.InferenceSession(export.path).run(["probs"], {"pixel_values": pixel_values.numpy()})  # doctest: +SKIP
+        >>> session = onnxruntime.InferenceSession(export.path)  # doctest: +SKIP
+        >>> probs, total = session.run(["probs", "total"], {"pixel_values": pixel_values.numpy()})  # doctest: +SKIP
     """
     _check_installed()
     images = _example_images(model, example, image_size)
@@ -127,7 +130,7 @@ def export_onnx(
     entry.key, entry.value = METADATA_KEY, json.dumps(_metadata(view, (height, width)), sort_keys=True)
     if (size := proto.ByteSize()) > _LARGEST_FILE:
         raise ValueError(
-            f"The graph would be {size / 1e9:.1f} GB and an ONNX file holds 2. Pass half=True, or take a smaller backbone."
+            f"The graph takes {size / 1e9:.1f} GB and one ONNX file holds 2. Pass half=True or take a smaller backbone."
         )
     content = proto.SerializeToString()
     deviations = largest_deviations(Session(content), view, images, top_k)
@@ -194,19 +197,27 @@ def _on_cpu_in_float32(model: BNDLForImageClassification) -> BNDLForImageClassif
     """The model itself where it is on the CPU in float32, else a copy that is."""
     if all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters()):
         return model
-    import copy
-
     return copy.deepcopy(model).to("cpu", torch.float32)
 
 
 def _exported(graph: AnswerGraph, images: Tensor, opset: int) -> Any:
     """The graph as an `onnx.ModelProto`, for any number of images."""
     batch = {"pixel_values": {0: torch.export.Dim("batch", min=1)}}
-    with _quietly():
-        program = torch.export.export(graph, (), {"pixel_values": images}, dynamic_shapes=batch, strict=False)
-        exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, opset_version=opset, input_names=["pixel_values"], output_names=list(graph.outputs)
-        )
+    try:
+        with _quietly():
+            return _through_torch(graph, images, batch, opset)
+    except RuntimeError as error:  # torch's exporters raise nothing else
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(
+            f"{type(graph.model.backbone).__name__} cannot be exported; torch's exporter says: {reason[:300]}. "
+            "Nothing was written. See docs/export.md for the backbones that are known to work."
+        ) from error
+
+
+def _through_torch(graph: AnswerGraph, images: Tensor, batch: dict[str, Any], opset: int) -> Any:
+    program = torch.export.export(graph, (), {"pixel_values": images}, dynamic_shapes=batch, strict=False)
+    names = {"input_names": ["pixel_values"], "output_names": list(graph.outputs)}
+    exported = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset, **names)
     assert exported is not None
     return exported.model_proto
 
