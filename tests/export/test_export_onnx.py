@@ -20,7 +20,7 @@ from model.architectures import SUPPORTED
 from model.tiny import tiny_model
 
 NUM_LABELS = 5
-SMALL = {"vit": {"num_hidden_layers": 1}, "dinov2": {"num_hidden_layers": 1}}
+SMALL = {"vit": {"num_hidden_layers": 1}, "dinov2": {"num_hidden_layers": 1}, "swin": {"depths": [1, 1]}}
 
 
 def small_model(model_type, **fields):
@@ -130,13 +130,6 @@ def wanted_of(model, images, top_k):
     maps = class_maps(model, images)
     wanted["class_map"] = maps.evidence if maps.exact else None
     return wanted
-
-
-def test_a_graph_that_differs_is_not_written(tmp_path):
-    path = tmp_path / "model.onnx"
-    with pytest.raises(ValueError, match=r"answers differently from the model: .*tolerance=0\)\. Nothing was written"):
-        export_onnx(tiny_model("resnet"), path, image_size=30, tolerance=0.0)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_check_sees_a_wrong_number_in_any_output():

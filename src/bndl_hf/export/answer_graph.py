@@ -17,6 +17,7 @@ from bndl_hf.model.evidence import explain_logit
 from bndl_hf.model.logit_posterior import LogitPosterior, pick
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.predictive import predict_exactly
+from bndl_hf.model.weibull import WeibullPosterior
 
 
 class AnswerGraph(nn.Module):
@@ -28,9 +29,16 @@ class AnswerGraph(nn.Module):
         top_k: how many parts of the top class's logit to name.
     """
 
+    loading_mean: Tensor  # E[Phi], [K, C], made once: pruned ones are zeros here
+    loading_concentration: Tensor  # [K, C], or [K, 1] where it is the same for all classes
+
     def __init__(self, model: BNDLForImageClassification, example: Tensor, top_k: int) -> None:
         super().__init__()
         self.model, self.top_k = model, top_k
+        loadings = model.decision_layer.loading_posterior()
+        k = loadings.concentration
+        self.register_buffer("loading_mean", loadings.mean.detach())
+        self.register_buffer("loading_concentration", (k[:, :1] if (k == k[:, :1]).all() else k).detach().clone())
         # A projection of two layers is not linear: its maps are approximations.
         is_linear = not isinstance(model.decision_layer.projection, nn.Sequential)
         self.averaged = position_features(trace_features(model, example)) if is_linear else None
@@ -48,33 +56,20 @@ class AnswerGraph(nn.Module):
         """All outputs for pixel values [B, channels, height, width]."""
         features, hidden_state = self._features(pixel_values)
         layer = self.model.decision_layer
-
-        def answer(random: LogitPosterior) -> dict[str, Tensor]:
-            recalibration = Decisions.of(layer.config).recalibration
-            prediction = predict_exactly(random, 2, 0.0, recalibration)  # its p-value is not an output
-            top, runner_up = random.top_two
-            evidence = explain_logit(random, None, self.top_k)
-            found = {
-                "probs": prediction.probs,
-                "logits_mean": prediction.logits_mean,
-                "logits_variance": prediction.logits_variance,
-                "gap_mean": pick(prediction.logits_mean, top) - pick(prediction.logits_mean, runner_up),
-                "gap_variance": pick(prediction.gap_variance, runner_up),
-                "total": prediction.total,
-                "aleatoric": prediction.aleatoric,
-                "epistemic": prediction.epistemic,
-                "factors": evidence.factors,
-                "contributions": evidence.contributions,
-                "rest": evidence.rest,
-                "bias": evidence.bias,
-            }
-            if layer.familiarity is not None:
-                found["fisher_statistic"] = layer.familiarity(features, prediction.logits_mean)[1]
-            if hidden_state is not None:
-                found["class_map"] = self._class_map(random, features, hidden_state, evidence.target)
-            return found
-
-        found = layer(features, answer=answer)
+        loadings = WeibullPosterior(self.loading_mean, self.loading_concentration)
+        random = LogitPosterior(layer.score_posterior(features), loadings, layer.bias)
+        prediction = predict_exactly(random, 2, 0.0, Decisions.of(layer.config).recalibration)  # p_value is not used
+        top, runner_up = random.top_two
+        evidence = explain_logit(random, None, self.top_k)
+        names = ("probs", "logits_mean", "logits_variance", "total", "aleatoric", "epistemic")
+        found = {name: getattr(prediction, name) for name in names}
+        found |= {name: getattr(evidence, name) for name in ("factors", "contributions", "rest", "bias")}
+        found["gap_mean"] = pick(prediction.logits_mean, top) - pick(prediction.logits_mean, runner_up)
+        found["gap_variance"] = pick(prediction.gap_variance, runner_up)
+        if layer.familiarity is not None:
+            found["fisher_statistic"] = layer.familiarity(features, prediction.logits_mean)[1]
+        if hidden_state is not None:
+            found["class_map"] = self._class_map(random, features, hidden_state, evidence.target)
         return {name: found[name] for name in self.outputs}
 
     def _features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
