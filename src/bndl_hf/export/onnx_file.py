@@ -1,7 +1,7 @@
 """One ONNX file that answers as the model does: exported, cleaned, checked in onnxruntime, and only then written.
 
 The exporter is torch's (`torch.export`). What it writes of the machine it ran on - paths, lines of source - is taken
-out. Read answer_graph.py for what the graph computes and agreement.py for how it is checked.
+out (storage.py). Read answer_graph.py for what the graph computes and agreement.py for how it is checked.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bndl_hf.export.agreement import Session, largest_deviations
 from bndl_hf.export.answer_graph import AnswerGraph
+from bndl_hf.export.storage import halve_weights, remove_traces, store_zeros_sparsely
 from bndl_hf.model.backbone_inputs import check_pixel_values, example_inputs, num_channels
 from bndl_hf.model.backbone_inputs import image_size as size_of_config
 from bndl_hf.model.evaluation_view import evaluation_view
@@ -33,9 +34,6 @@ DEFAULT_OPSET = 20
 METADATA_KEY = "bndl_hf"
 # Accepted deviations: ten roundings of float32 in a row, a few of float16 in the weights.
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
-# Numbers. Smaller tensors are not worth a Cast, and statistics and scales, on which precision hangs, are among them.
-_SMALLEST_HALVED = 4096
-_LARGEST_HALF = 65504.0
 _LARGEST_FILE = 2**31 - 1  # bytes protobuf can hold
 
 
@@ -122,9 +120,10 @@ def export_onnx(
     with torch.no_grad():
         graph = AnswerGraph(view, images, top_k)
         proto = _exported(graph, images, opset)
-    _remove_traces(proto)
+    remove_traces(proto)
+    store_zeros_sparsely(proto)
     if half:
-        _halve_weights(proto)
+        halve_weights(proto)
     height, width = images.shape[-2:]
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(_metadata(view, (height, width)), sort_keys=True)
@@ -197,7 +196,7 @@ def _on_cpu_in_float32(model: BNDLForImageClassification) -> BNDLForImageClassif
     """The model itself where it is on the CPU in float32, else a copy that is."""
     if all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters()):
         return model
-    return copy.deepcopy(model).to("cpu", torch.float32)
+    return copy.deepcopy(model).cpu().float()
 
 
 def _exported(graph: AnswerGraph, images: Tensor, opset: int) -> Any:
@@ -216,8 +215,14 @@ def _exported(graph: AnswerGraph, images: Tensor, opset: int) -> Any:
 
 def _through_torch(graph: AnswerGraph, images: Tensor, batch: dict[str, Any], opset: int) -> Any:
     program = torch.export.export(graph, (), {"pixel_values": images}, dynamic_shapes=batch, strict=False)
-    names = {"input_names": ["pixel_values"], "output_names": list(graph.outputs)}
-    exported = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset, **names)
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        input_names=["pixel_values"],
+        output_names=list(graph.outputs),
+    )
     assert exported is not None
     return exported.model_proto
 
@@ -234,45 +239,6 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _remove_traces(proto: Any) -> None:
-    """Take out what tells of the exporting machine: nothing of it is needed to run the graph."""
-    from onnx import ModelProto
-
-    assert isinstance(proto, ModelProto)
-    proto.doc_string = ""
-    del proto.metadata_props[:]
-    for graph in (proto.graph, *proto.functions):
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        del graph.value_info[:]
-        for node in graph.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
-
-
-def _halve_weights(proto: Any) -> None:
-    """Store every large float32 weight as float16 with a Cast behind it; onnxruntime casts once, as it loads."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    casts = []
-    for weight in proto.graph.initializer:
-        if weight.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(weight)
-        if values.size < _SMALLEST_HALVED or np.abs(values).max() > _LARGEST_HALF:
-            continue
-        name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_float16"))
-        casts.append(helper.make_node("Cast", [f"{name}_float16"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
 
 
 def _metadata(model: BNDLForImageClassification, image_size: tuple[int, int]) -> dict[str, Any]:
