@@ -80,7 +80,7 @@ def export_onnx(
 
     Temperature and variance scale are part of the graph. What only compares these numbers with others is left to the
     reader of the outputs; the file's metadata entry "bndl_hf" holds what that takes, as JSON: label names, num_samples,
-    temperature, variance_scale, abstain_below, conformal and image size.
+    temperature, variance_scale, abstain_below, conformal, verdict and image size.
 
     Args:
         model: a `BNDLForImageClassification`, on any device.
@@ -244,7 +244,15 @@ def _quietly() -> Iterator[None]:
 def _metadata(model: BNDLForImageClassification, image_size: tuple[int, int]) -> dict[str, Any]:
     """What a reader of the outputs needs to make decisions of them; no names of files or machines."""
     config = model.decision_layer.config
-    names = ("num_samples", "certainty_threshold", "temperature", "variance_scale", "abstain_below", "conformal")
+    names = (
+        "num_samples",
+        "certainty_threshold",
+        "temperature",
+        "variance_scale",
+        "abstain_below",
+        "conformal",
+        "verdict",
+    )
     return {
         "image_size": list(image_size),
         "labels": [config.id2label[index] for index in range(config.num_labels)],
