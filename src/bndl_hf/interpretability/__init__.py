@@ -31,6 +31,7 @@ from bndl_hf.interpretability.pruning import prune
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck, factor_purity
 from bndl_hf.interpretability.sepin import SepinResult, sepin_at_k
 from bndl_hf.interpretability.sparsity import SparsityReport, SparsitySweep, sparsity_report, sparsity_sweep
+from bndl_hf.model.factor_names import factor_names
 
 __all__ = [
     "ClassMaps",
@@ -54,6 +55,7 @@ __all__ = [
     "explanation_length",
     "factor_gallery",
     "factor_maps",
+    "factor_names",
     "factor_purity",
     "factor_score",
     "faithfulness_curves",
