@@ -31,6 +31,11 @@ from bndl_hf.interpretability.pruning import prune
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck, factor_purity
 from bndl_hf.interpretability.sepin import SepinResult, sepin_at_k
 from bndl_hf.interpretability.sparsity import SparsityReport, SparsitySweep, sparsity_report, sparsity_sweep
+from bndl_hf.interpretability.thumbnails import (
+    FactorThumbnails,
+    collect_factor_thumbnails,
+    load_factor_thumbnails,
+)
 from bndl_hf.model.factor_names import factor_names
 
 __all__ = [
@@ -41,6 +46,7 @@ __all__ = [
     "FactorMaps",
     "FactorPurity",
     "FactorPurityCheck",
+    "FactorThumbnails",
     "FaithfulnessCurves",
     "IdentifiabilityCheck",
     "IdentifiabilityReport",
@@ -51,6 +57,7 @@ __all__ = [
     "SparsitySweep",
     "class_maps",
     "class_probability",
+    "collect_factor_thumbnails",
     "denormalized_images",
     "explanation_length",
     "factor_gallery",
@@ -62,6 +69,7 @@ __all__ = [
     "gradcam",
     "identifiability_report",
     "lime_factor",
+    "load_factor_thumbnails",
     "map_agreement",
     "prune",
     "sepin_at_k",
