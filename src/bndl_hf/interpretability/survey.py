@@ -7,7 +7,7 @@ once, whatever number of factors it shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,7 +111,7 @@ class ShownImages:
 def look_again(
     model: BNDLPreTrainedModel,
     rows: GalleryRows,
-    shown: dict[int, Sequence[int]],
+    shown: Mapping[int, Sequence[int]],
     largest: int,
     batch_size: int,
     progress: bool,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .style import RULE
 
@@ -22,7 +21,7 @@ def on_two_lines(words: str, width: int) -> str:
     return "\n".join(lines).replace("\u00a0more", " more") or words
 
 
-def check_thumbnails(thumbnails: Sequence[Sequence[ArrayLike]] | None, k: int) -> list[list[np.ndarray]]:
+def check_thumbnails(thumbnails: Sequence[Sequence[Any]] | None, k: int) -> list[list[np.ndarray]]:
     """The pictures of k factors as arrays, each [H, W] or [H, W, 3]; k empty lists where there are none.
 
     Raises:

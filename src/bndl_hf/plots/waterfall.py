@@ -48,7 +48,7 @@ def waterfall_plot(
     total: str = "logit",
     title: str = "What does the decision consist of?",
     dpi: int = 200,
-    thumbnails: Sequence[Sequence[ArrayLike]] | None = None,
+    thumbnails: Sequence[Sequence[Any]] | None = None,
 ) -> Figure:
     """One image's logit, or the gap between two classes, as bars that each begin where the one above ends.
 

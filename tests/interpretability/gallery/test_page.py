@@ -1,4 +1,4 @@
-"""The gallery's page in a browser, from a disk: it loads as one scrolls, searches and sorts, and asks nobody outside."""
+"""The gallery's page in a browser, from a disk: it loads as one scrolls, searches, sorts, and stays local."""
 
 import shutil
 
