@@ -5,11 +5,12 @@ r"""Look inside a trained BNDL classifier: what its factors stand for, and what 
 
     python scripts/explain.py --model_name_or_path outputs/mine --dataset_name ./images --images cat.png dog.png --lime
 
-Writes below --output_dir: gallery.html, one page that needs no other file, with every active factor, the images that
-show it most, where they show it, and the classes it feeds; gallery.png, its first factors as a picture; and
-explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in numbers. For each of
---images and --rows it adds NAME_contributions.png, what the factors add to the answer's logit; NAME_gap.png, what they
-add to the gap to the runner-up; and NAME_maps.png, where the factors of the gap find their evidence.
+Writes below --output_dir: gallery.html (and, of many factors, the folder gallery_files that it loads), a page with
+every active factor, the images that show it most, where they show it, and the classes it feeds; gallery.png, its first
+factors as a picture; and explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in
+numbers. For each of --images and --rows it adds NAME_contributions.png, what the factors add to the answer's logit;
+NAME_gap.png, what they add to the gap to the runner-up; and NAME_maps.png, where the factors of the gap find their
+evidence.
 """
 
 from __future__ import annotations

@@ -121,7 +121,9 @@ def prediction_sheet(
     card_height = name_height + _IMAGE + 0.14 + parts_height
     num_columns = max(n, 4)  # title and headings need the width of four cards
     width = 2 * _MARGIN + num_columns * _CARD + (num_columns - 1) * _GUTTER
-    lines = textwrap.wrap(caption or _caption(parts.shape[1]) + labels.caption(), int(15.5 * (width - 2 * _MARGIN)))  # characters an inch
+    lines = textwrap.wrap(
+        caption or _caption(parts.shape[1]) + labels.caption(), int(15.5 * (width - 2 * _MARGIN))
+    )  # characters an inch
     height = _TITLE + len(blocks) * (_HEADING + card_height + _BETWEEN) + 0.3 + 0.17 * (len(lines) - 1)
     figure = make_figure(figsize=(width, height), dpi=dpi, facecolor="white")
     page = _Page(figure, width, height)
