@@ -88,6 +88,7 @@ class BNDLConfig(PretrainedConfig):
         abstain_below (`float`): largest probability from which on an image is answered; see `set_abstention`.
         conformal (`dict`): the prediction sets `predict` answers with; see `set_conformal`.
         factor_names (`dict`): {factor: name} of the factors a user has named; see `set_factor_names`.
+        verdict (`dict`): when an answer is sure, torn or unfamiliar; see `set_decisions`.
         familiarity_rank (`int`): directions the stored statistics of familiar features have; see `set_familiarity`.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
             loadings' KL when that is scaled "per_image".
@@ -152,6 +153,7 @@ class BNDLConfig(PretrainedConfig):
     abstain_below: float | None = None
     conformal: dict | None = None
     factor_names: dict | None = None
+    verdict: dict | None = None
     familiarity_rank: int | None = None
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 import torch
 
 from .prediction_sets import ConformalPredictor, is_number
+from .verdicts import VerdictRule
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("exact", "sampled"),
@@ -175,6 +176,7 @@ def check_fields(config: Any) -> None:
     check_recalibration(config.temperature, config.variance_scale)
     check_abstain_below(config.abstain_below)
     check_conformal(config.conformal, config.num_labels)
+    check_verdict(config.verdict)
 
 
 def check_num_samples(num_samples: object) -> None:
@@ -209,6 +211,12 @@ def check_abstain_below(threshold: object) -> None:
             f"abstain_below={threshold!r} must lie in [0, 1]: it is compared with the largest probability. Apply a "
             "threshold on another confidence yourself, or pass None to answer always."
         )
+
+
+def check_verdict(values: Any) -> None:
+    """ValueError unless `values` is None or describes a verdict."""
+    if values is not None:
+        VerdictRule.from_dict(values)
 
 
 def check_conformal(values: Any, num_labels: int) -> None:

@@ -21,7 +21,7 @@ from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .checkpoint_errors import check_all_weights_were_there, explain_loading_errors
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer
-from .decisions import store_abstention, store_conformal, store_temperature
+from .decisions import store_abstention, store_conformal, store_decisions, store_temperature
 from .evaluation_view import evaluation_view
 from .evidence import Evidence
 from .factor_names import store_factor_names
@@ -355,6 +355,23 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             >>> model.set_factor_names({0: "fins"})
         """
         store_factor_names(self._configurations(), names)
+
+    def set_decisions(self, decisions: Any) -> None:
+        """Give verdicts (`BNDLPrediction.verdict`): sure, torn or unfamiliar, with their reasons; saved with the model.
+
+        Temperature, familiarity, prediction sets and thresholds are stored at once, as they were fitted together.
+
+        Args:
+            decisions: what `bndl_hf.uncertainty.fit_decisions` returned, or None for no verdicts and no prediction
+                sets; temperature and familiarity then stay.
+
+        Raises:
+            ValueError: it was fitted on features of another width, or on another number of classes.
+
+        Example:
+            >>> model.set_decisions(fit_decisions(model, held_out))
+        """
+        store_decisions(self.decision_layer, self._configurations(), decisions)
 
     def _configurations(self) -> list[BNDLConfig]:
         """The model's configuration and the decision layer's, which may be another object (a layer put in, peft)."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .configuration_bndl import BNDLConfig
 from .configuration_checks import check_num_samples
-from .decisions import Decisions, store_abstention, store_conformal, store_temperature
+from .decisions import Decisions, store_abstention, store_conformal, store_decisions, store_temperature
 from .evidence import Evidence, explain_logit
 from .familiarity import Familiarity
 from .logit_posterior import LogitPosterior
@@ -245,6 +245,10 @@ class PosteriorHead(nn.Module, ABC):
     def set_conformal(self, predictor: ConformalPredictor | Mapping[str, Any] | None) -> None:
         """Answer with prediction sets too; see `BNDLForImageClassification.set_conformal`."""
         store_conformal([self.config], predictor)
+
+    def set_decisions(self, decisions: Any) -> None:
+        """Give verdicts; see `BNDLForImageClassification.set_decisions`."""
+        store_decisions(self, [self.config], decisions)
 
     def set_familiarity(self, familiarity: Familiarity | None) -> None:
         """Say how familiar features are; see `BNDLForImageClassification.set_familiarity`."""

@@ -8,7 +8,9 @@ Means, variances and draws of logits are those of the layer itself, so that the 
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +19,10 @@ from torch import Tensor
 from .logit_posterior import LogitPosterior, pick
 from .mean_field import Recalibration, mutual_information
 from .student_t import student_t_p_value
+from .verdicts import VERDICTS, VerdictRule, describe
 
 
-@dataclass
+@dataclass(repr=False)
 class BNDLPrediction:
     """What the model answers and how sure it is, per image.
 
@@ -43,13 +46,18 @@ class BNDLPrediction:
         total: entropy of `probs`, [B], nats; aleatoric + epistemic.
         aleatoric: expected entropy once the loadings are known, [B], nats: what more training data would not remove.
         epistemic: mutual information of label and loadings, [B], nats (exact predictions: to second order).
-        is_answered: largest probability >= abstain_below, [B], bool; all True without a threshold.
+        is_answered: largest probability >= abstain_below, [B], bool; without a threshold, whether the verdict is sure,
+            and all True without either.
         prediction_sets: the classes in each image's conformal prediction set, [B, C], bool; None where none was fitted.
         logits_samples: [S, B, C], before recalibration, or None for an exact prediction.
         mahalanobis_distance: of the features to the nearest class mean, in standard deviations within the classes,
             [B], >= 0; None where no familiarity was fitted (`set_familiarity`).
         fisher_statistic: how unfamiliar the image is: Fisher's statistic of the distance and the tempered entropy,
             [B], >= 0 (familiarity.py); None likewise.
+        verdict: [B] int64, indices into `verdicts.VERDICTS`: 0 sure, 1 torn, 2 unfamiliar; None where no decisions were
+            fitted (`set_decisions`).
+        is_familiar: whether the image is of the model's own kind, [B], bool; None where that was not fitted.
+        rule: what the verdict was reached by; None likewise.
     """
 
     probs: Tensor
@@ -70,6 +78,47 @@ class BNDLPrediction:
     logits_samples: Tensor | None = None
     mahalanobis_distance: Tensor | None = None
     fisher_statistic: Tensor | None = None
+    verdict: Tensor | None = None
+    is_familiar: Tensor | None = None
+    rule: VerdictRule | None = None
+
+    def describe(self, id2label: Mapping[int, str] | None = None) -> list[str]:
+        """The answer to each image as a sentence, with its verdict and the reason for it where one was fitted.
+
+        Args:
+            id2label: names of the classes, `model.config.id2label`; None calls them "class 3".
+
+        Example:
+            >>> model.predict(pixel_values).describe(model.config.id2label)[0]
+            'cat, 98 %: sure, at most 2 % of answers this sure are wrong'
+        """
+        names = [f"class {c}" if id2label is None else str(id2label[c]) for c in range(self.probs.shape[1])]
+        probs = self.probs.tolist()
+        verdicts = [None] * len(probs) if self.verdict is None else [VERDICTS[v] for v in self.verdict.tolist()]
+        sets = [None] * len(probs) if self.prediction_sets is None else self.prediction_sets.tolist()
+        return [
+            describe(row, names, verdict, self.rule, in_set)
+            for row, verdict, in_set in zip(probs, verdicts, sets, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        B = len(self.probs)
+        counts = ""
+        if self.verdict is not None:
+            found = self.verdict.bincount(minlength=len(VERDICTS)).tolist()
+            counts = ": " + ", ".join(f"{n} {name}" for n, name in zip(found, VERDICTS, strict=True) if n)
+        shown = dataclasses.replace(self, **{name: _head(getattr(self, name)) for name in _SHOWN}).describe()
+        lines = [f"BNDLPrediction of {B} image{'s' * (B != 1)}{counts}", *(f"  {line}" for line in shown)]
+        return "\n".join([*lines, f"  ... and {B - _LINES} more"] if B > _LINES else lines)
+
+
+# Images a repr describes, and what that needs.
+_LINES = 5
+_SHOWN = ("probs", "prediction_sets", "verdict")
+
+
+def _head(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value[:_LINES]
 
 
 def predict_exactly(

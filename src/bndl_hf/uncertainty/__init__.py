@@ -6,7 +6,7 @@ and results are Python numbers or small CPU tensors. No number depends on the or
 a ValueError that says what fits.
 """
 
-from .abstention import FittedAbstention, fit_abstention, risk_upper_bound
+from .abstention import FittedAbstention, fit_abstention, images_needed, risk_upper_bound
 from .calibration import (
     CalibrationBins,
     adaptive_calibration_error,
@@ -24,6 +24,7 @@ from .conformal import (
     set_coverage,
     size_stratified_violation,
 )
+from .deciding import FittedDecisions, fit_decisions
 from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
 from .familiarity import fit_familiarity
 from .measures import MEASURES, OOD_MEASURES, Measure, find_measure, sampled_pavpu
@@ -56,6 +57,7 @@ __all__ = [
     "ConformalPredictor",
     "CoverageBySize",
     "FittedAbstention",
+    "FittedDecisions",
     "FittedTemperature",
     "GapTest",
     "Measure",
@@ -80,9 +82,11 @@ __all__ = [
     "find_measure",
     "fit_abstention",
     "fit_conformal",
+    "fit_decisions",
     "fit_familiarity",
     "fit_temperature",
     "gap_test",
+    "images_needed",
     "mean_set_size",
     "negative_log_likelihood",
     "ood_aupr",
