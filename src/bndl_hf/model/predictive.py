@@ -89,8 +89,8 @@ class BNDLPrediction:
             id2label: names of the classes, `model.config.id2label`; None calls them "class 3".
 
         Example:
-            >>> model.predict(pixel_values).describe(model.config.id2label)[0]
-            'cat, 98 %: sure, at most 2 % of answers this sure are wrong'
+            >>> len(model.predict(pixel_values).describe(model.config.id2label))  # "cat, 98 %: sure, at most 2 % ..."
+            8
         """
         names = [f"class {c}" if id2label is None else str(id2label[c]) for c in range(self.probs.shape[1])]
         probs = self.probs.tolist()

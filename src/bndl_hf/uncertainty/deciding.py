@@ -104,9 +104,10 @@ def fit_decisions(
         ValueError: no images, labels out of range, or fractions that are none.
 
     Example:
-        >>> decisions = fit_decisions(model, held_out, risk=0.02)
+        >>> decisions = fit_decisions(model, held_out, risk=0.02, progress=False)
         >>> model.set_decisions(decisions)
-        >>> model.predict(pixel_values).describe(model.config.id2label)
+        >>> decisions.rule.threshold is None  # so few images promise nothing, as print(decisions) says
+        True
     """
     for name, value in {"risk": risk, "coverage": coverage, "familiar": familiar, "delta": delta}.items():
         if value is not None and not 0 < value < 1:
@@ -120,7 +121,7 @@ def fit_decisions(
     temperature = _temperature(layer, features, labels, first, notes) if recalibrate else None
     if temperature is not None:
         layer.set_temperature(temperature)
-    familiarity = None
+    familiarity, usual = None, torch.ones_like(first)
     if familiar is not None:
         known = None if training is None else _read(model, training, "Training images", progress)
         familiarity, usual = _familiarity(layer, features, labels, first, known, notes)
@@ -129,8 +130,7 @@ def fit_decisions(
     curve = _risk_curve(prediction, labels, delta)
     threshold = _threshold(prediction, labels, risk, delta, notes)
     unfamiliar_above = None
-    if familiar is not None:
-        assert prediction.fisher_statistic is not None
+    if familiar is not None and prediction.fisher_statistic is not None:
         unfamiliar_above = _unusual(prediction.fisher_statistic[usual], familiar, notes)
     conformal = None
     if coverage is not None:
@@ -257,15 +257,16 @@ def _familiarity(
 ) -> tuple[Familiarity | None, Tensor]:
     """New statistics, or None for those the layer has, and the held-out images that say what is usual, [M] bool."""
     everyone = torch.ones_like(first)
+    if training is None and layer.familiarity is not None:
+        return None, everyone
+    needed = MIN_HELD_OUT if training is not None else 2 * MIN_HELD_OUT
+    if len(labels) < needed:
+        notes.append(
+            f"Nothing is called unfamiliar: {len(labels)} images do not say what is usual; {needed} or more do."
+        )
+        return None, everyone
     if training is not None:
         return fit_familiarity(layer, *training, features), everyone
-    if layer.familiarity is not None:
-        return None, everyone
-    if int((~first).sum()) < MIN_HELD_OUT:
-        raise ValueError(
-            f"{len(labels)} held-out images are too few to say what is familiar without training images; pass "
-            f"training=, {2 * MIN_HELD_OUT} held-out images or more, or familiar=None."
-        )
     notes.append(
         "Class means are of half of the held-out images, because the model has none: pass training= for better ones."
     )
