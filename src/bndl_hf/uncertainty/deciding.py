@@ -221,13 +221,21 @@ def _threshold(prediction: BNDLPrediction, labels: Tensor, risk: float, delta: f
     needed = images_needed(risk, delta)
     try:
         fitted = fit_abstention(prediction, labels, risk, delta=delta)
-    except ValueError as error:
-        too_few = f"; at least {needed:,} are needed" if len(labels) < needed else ""
-        notes.append(f"Nothing is called sure: {error}{too_few}")
+    except ValueError:
+        M, confident = len(labels), as_percentage(1 - delta)
+        why = (
+            f"{needed:,} or more do, if none of the surest is wrong"
+            if needed > M
+            else "too many of the surest are wrong"
+        )
+        notes.append(
+            f"Nothing is called sure: {M:,} images do not show, with confidence {confident}, that at most "
+            f"{as_percentage(risk)} of any answers are wrong; {why}."
+        )
         return None
     notes.append(
-        f"Sure: {as_percentage(fitted.coverage)} of these images; at most {as_percentage(risk)} of sure answers are "
-        f"wrong (with confidence {as_percentage(1 - delta)}), {as_percentage(fitted.empirical_risk)} were here."
+        f"Sure: {fitted.coverage:.1%} of these images; at most {as_percentage(risk)} of sure answers are wrong (with "
+        f"confidence {as_percentage(1 - delta)}), {fitted.empirical_risk:.1%} were here."
     )
     return max(0.0, fitted.threshold)
 
