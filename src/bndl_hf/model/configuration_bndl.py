@@ -86,6 +86,7 @@ class BNDLConfig(PretrainedConfig):
         temperature, variance_scale (`float`): recalibration of the predictive (mean_field.py); see `set_temperature`.
         abstain_below (`float`): largest probability from which on an image is answered; see `set_abstention`.
         conformal (`dict`): the prediction sets `predict` answers with; see `set_conformal`.
+        verdict (`dict`): when an answer is sure, torn or unfamiliar (verdicts.py); see `set_decisions`.
         familiarity_rank (`int`): directions the stored statistics of familiar features have; see `set_familiarity`.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
             loadings' KL when that is scaled "per_image".
@@ -149,6 +150,7 @@ class BNDLConfig(PretrainedConfig):
     variance_scale: float = 1.0
     abstain_below: float | None = None
     conformal: dict | None = None
+    verdict: dict | None = None
     familiarity_rank: int | None = None
     num_training_images: int | None = None
     format_version: int = FORMAT_VERSION

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 import torch
 
 from .prediction_sets import ConformalPredictor, is_number
+from .verdicts import VerdictRules
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("exact", "sampled"),
@@ -175,6 +176,7 @@ def check_fields(config: Any) -> None:
     check_recalibration(config.temperature, config.variance_scale)
     check_abstain_below(config.abstain_below)
     check_conformal(config.conformal, config.num_labels)
+    check_verdict(config.verdict)
 
 
 def check_num_samples(num_samples: object) -> None:
@@ -226,6 +228,12 @@ def check_conformal(values: Any, num_labels: int) -> None:
             "Randomised prediction sets are not stored: a model answers the same image the same way twice. Fit them "
             "with randomized=False, or call predictor.predict_sets(probs, generator) yourself."
         )
+
+
+def check_verdict(values: Any) -> None:
+    """ValueError unless `values` is None or what `VerdictRules.to_dict` writes."""
+    if values is not None:
+        VerdictRules.from_dict(values)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -21,7 +21,7 @@ from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .checkpoint_errors import check_all_weights_were_there, explain_loading_errors
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer
-from .decisions import store_abstention, store_conformal, store_temperature
+from .decisions import forget_unfamiliar, store_abstention, store_conformal, store_decisions, store_temperature
 from .evaluation_view import evaluation_view
 from .evidence import Evidence
 from .familiarity import Familiarity
@@ -327,6 +327,23 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         """
         store_conformal(self._configurations(), predictor)
 
+    def set_decisions(self, decisions: Any) -> None:
+        """Give each answer a verdict (`BNDLPrediction.verdict`): sure, torn or unfamiliar; saved with the model.
+
+        Stores temperature, prediction sets, familiarity and the verdict's limits together. An abstention threshold
+        stored before keeps its meaning: it alone says what is answered, until another temperature drops it.
+
+        Args:
+            decisions: what `bndl_hf.uncertainty.fit_decisions` returned, or None to give no verdicts and no sets;
+                temperature and familiarity stay then.
+
+        Raises:
+            ValueError: they were fitted on another number of classes, or on features of another width.
+        """
+        if getattr(decisions, "familiarity", None) is not None:
+            self.set_familiarity(decisions.familiarity)
+        store_decisions(self._configurations(), decisions)
+
     def set_familiarity(self, familiarity: Familiarity | None) -> None:
         """Let predictions say how familiar an image is (`BNDLPrediction.fisher_statistic`); saved with the model.
 
@@ -337,6 +354,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             ValueError: it was fitted on features of another width, or on another number of classes.
         """
         self.decision_layer.set_familiarity(familiarity)
+        forget_unfamiliar([self.config])
         self.config.familiarity_rank = self.decision_layer.config.familiarity_rank
 
     def _configurations(self) -> list[BNDLConfig]:

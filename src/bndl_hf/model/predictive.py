@@ -9,7 +9,9 @@ Means, variances and draws of logits are those of the layer itself, so that the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +19,13 @@ from torch import Tensor
 from .logit_posterior import LogitPosterior, pick
 from .mean_field import Recalibration, mutual_information
 from .student_t import student_t_p_value
+from .verdicts import describe_answers
+
+# Images that the printed form of a prediction describes.
+_SHOWN = 10
 
 
-@dataclass
+@dataclass(repr=False)
 class BNDLPrediction:
     """What the model answers and how sure it is, per image.
 
@@ -43,13 +49,18 @@ class BNDLPrediction:
         total: entropy of `probs`, [B], nats; aleatoric + epistemic.
         aleatoric: expected entropy once the loadings are known, [B], nats: what more training data would not remove.
         epistemic: mutual information of label and loadings, [B], nats (exact predictions: to second order).
-        is_answered: largest probability >= abstain_below, [B], bool; all True without a threshold.
+        is_answered: largest probability >= abstain_below, [B], bool, where one is stored or passed; else whether the
+            verdict is "sure", where there is one; else all True.
         prediction_sets: the classes in each image's conformal prediction set, [B, C], bool; None where none was fitted.
         logits_samples: [S, B, C], before recalibration, or None for an exact prediction.
         mahalanobis_distance: of the features to the nearest class mean, in standard deviations within the classes,
             [B], >= 0; None where no familiarity was fitted (`set_familiarity`).
         fisher_statistic: how unfamiliar the image is: Fisher's statistic of the distance and the tempered entropy,
             [B], >= 0 (familiarity.py); None likewise.
+        verdict: what to make of the answer, [B], int64: 0 sure, 1 torn, 2 unfamiliar (`bndl_hf.model.verdicts`); None
+            where no decisions were fitted (`set_decisions`). Unfamiliar goes before sure, sure before torn.
+        is_familiar: `fisher_statistic` is no larger than usual, [B], bool; None where that was not fitted.
+        verdict_rules: what the verdicts promise, as the configuration keeps it; None without verdicts.
     """
 
     probs: Tensor
@@ -70,6 +81,35 @@ class BNDLPrediction:
     logits_samples: Tensor | None = None
     mahalanobis_distance: Tensor | None = None
     fisher_statistic: Tensor | None = None
+    verdict: Tensor | None = None
+    is_familiar: Tensor | None = None
+    verdict_rules: Mapping[str, Any] | None = None
+
+    def describe(self, id2label: Mapping[int, str] | None = None) -> list[str]:
+        """One sentence an image: the answer, the verdict and its reason.
+
+        Args:
+            id2label: the names of the classes (`model.config.id2label`); None calls them "class 0" and so on.
+        """
+        return [sentence for sentence, _ in self._descriptions(id2label)]
+
+    def reasons(self, id2label: Mapping[int, str] | None = None) -> list[str | None]:
+        """Why each image has its verdict, in words; None without verdicts. `id2label` as for `describe`."""
+        return [reason for _, reason in self._descriptions(id2label)]
+
+    def _descriptions(self, id2label: Mapping[int, str] | None) -> list[tuple[str, str | None]]:
+        return describe_answers(self.probs, self.verdict, self.prediction_sets, self.verdict_rules, id2label)
+
+    def __repr__(self) -> str:
+        count = len(self.probs)
+        shown = [
+            sentence
+            for sentence, _ in describe_answers(
+                self.probs[:_SHOWN], self.verdict, self.prediction_sets, self.verdict_rules
+            )
+        ]
+        rest = [f"... and {count - _SHOWN} more"] if count > _SHOWN else []
+        return "\n  ".join([f"BNDLPrediction of {count} image{'s' * (count != 1)}:", *shown, *rest])
 
 
 def predict_exactly(

@@ -87,13 +87,15 @@ def join_predictions(parts: Sequence[BNDLPrediction]) -> BNDLPrediction:
 _FIELDS = tuple(field.name for field in fields(BNDLPrediction))
 
 
-def _on_cpu(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.cpu()
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _joined(name: str, parts: list[Any]) -> Any:
     if any(part is None for part in parts):
         return None
+    if name == "verdict_rules":
+        return parts[0] if all(part == parts[0] for part in parts) else None
     return torch.cat(parts, dim=1 if name == "logits_samples" else 0)  # draws come first: [S, B, C]
 
 
