@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "model.prediction_sets",
         "model.decisions",
         "model.familiarity",
+        "model.verdicts",
         "model.backbone_inputs",
     ),
     "interpretability": ("model", "plots", "utils"),

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
@@ -65,7 +64,7 @@ class Decisions:
         return cls(recalibration, config.abstain_below, config.conformal, config.verdict)
 
     def apply(self, prediction: BNDLPrediction, abstain_below: float | None = None) -> BNDLPrediction:
-        """`prediction` with `is_answered`, `prediction_sets` and verdicts filled in; `abstain_below` overrides the stored one.
+        """`prediction` with `is_answered`, `prediction_sets` and verdicts; `abstain_below` overrides the stored one.
 
         Raises:
             ValueError: abstain_below is outside [0, 1].
@@ -102,8 +101,8 @@ def store_temperature(configs: Sequence[PretrainedConfig], temperature: Any, var
                 _write(config, **values, abstain_below=None, conformal=None, verdict=None)
     if is_dropped:
         logger.warning(
-            "The stored abstention threshold, prediction sets and verdict were fitted on probabilities of another temperature "
-            "and are dropped; fit them again."
+            "The stored abstention threshold, prediction sets and verdict were fitted on probabilities of another "
+            "temperature and are dropped; fit them again."
         )
 
 

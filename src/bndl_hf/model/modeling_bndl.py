@@ -341,6 +341,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             ValueError: they were fitted on another number of classes, or on features of another width.
         """
         if getattr(decisions, "familiarity", None) is not None:
+            store_decisions(self._configurations(), None)  # its limits are those of the familiarity it came with
             self.set_familiarity(decisions.familiarity)
         store_decisions(self._configurations(), decisions)
 

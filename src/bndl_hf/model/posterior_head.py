@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from .configuration_bndl import BNDLConfig
 from .configuration_checks import check_num_samples
-from .decisions import Decisions, forget_unfamiliar, store_abstention, store_conformal, store_decisions, store_temperature
+from .decisions import (
+    Decisions,
+    forget_unfamiliar,
+    store_abstention,
+    store_conformal,
+    store_decisions,
+    store_temperature,
+)
 from .evidence import Evidence, explain_logit
 from .familiarity import Familiarity
 from .logit_posterior import LogitPosterior
@@ -249,6 +256,7 @@ class PosteriorHead(nn.Module, ABC):
     def set_decisions(self, decisions: Any) -> None:
         """Say what to make of an answer; see `BNDLForImageClassification.set_decisions`."""
         if getattr(decisions, "familiarity", None) is not None:
+            store_decisions([self.config], None)  # its limits are those of the familiarity it came with
             self.set_familiarity(decisions.familiarity)
         store_decisions([self.config], decisions)
 

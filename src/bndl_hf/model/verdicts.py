@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -193,7 +194,7 @@ def _check_curve(curve: Sequence[Any]) -> None:
     fits = len(curve) <= MAX_CURVE_POINTS and all(
         len(point) == 3 and all(is_number(value) and 0 <= value <= 1 for value in point) for point in curve
     )
-    if not fits or any(before[0] >= after[0] for before, after in zip(curve, curve[1:], strict=False)):
+    if not fits or any(before[0] >= after[0] for before, after in pairwise(curve)):
         raise ValueError(
             f"risk_curve of the verdict must hold at most {MAX_CURVE_POINTS} points (threshold, bound, share) in "
             f"[0, 1], ascending in the threshold; {len(curve)} arrived."

@@ -134,8 +134,8 @@ def _forget_decisions(layer: PosteriorHead) -> None:
         logger.warning("What is familiar was fitted before this training and is dropped; fit it again after it.")
     if recalibrated or any(v is not None for v in (config.abstain_below, config.conformal, config.verdict)):
         logger.warning(
-            "Temperature, prediction sets, verdict and abstention threshold were fitted before this training and are dropped; "
-            "fit them again after it."
+            "Temperature, prediction sets, verdict and abstention threshold were fitted before this training and are "
+            "dropped; fit them again after it."
         )
         layer.set_abstention(None)
         layer.set_decisions(None)

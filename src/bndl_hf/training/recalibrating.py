@@ -80,4 +80,5 @@ def _predictions(trainer: BNDLTrainer, model: Any, dataset: Any) -> tuple[BNDLPr
     if not parts:
         raise ValueError("The held-out set has no images; pass some that were not trained on.")
     labels = torch.cat([part.pop("labels") for part in parts])
-    return join_predictions([BNDLPrediction(**part) for part in parts]), labels
+    predictions: list[dict[str, Any]] = [*parts]
+    return join_predictions([BNDLPrediction(**part) for part in predictions]), labels

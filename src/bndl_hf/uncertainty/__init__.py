@@ -6,7 +6,7 @@ and results are Python numbers or small CPU tensors. No number depends on the or
 a ValueError that says what fits.
 """
 
-from .abstention import FittedAbstention, fit_abstention, risk_upper_bound
+from .abstention import FittedAbstention, fit_abstention, risk_bounds, risk_upper_bound
 from .calibration import (
     CalibrationBins,
     adaptive_calibration_error,
@@ -24,6 +24,7 @@ from .conformal import (
     set_coverage,
     size_stratified_violation,
 )
+from .deciding import FittedDecisions, fit_decisions
 from .deciles import AccuracyByUncertainty, accuracy_by_uncertainty_decile
 from .familiarity import fit_familiarity
 from .measures import MEASURES, OOD_MEASURES, Measure, find_measure, sampled_pavpu
@@ -56,6 +57,7 @@ __all__ = [
     "ConformalPredictor",
     "CoverageBySize",
     "FittedAbstention",
+    "FittedDecisions",
     "FittedTemperature",
     "GapTest",
     "Measure",
@@ -80,6 +82,7 @@ __all__ = [
     "find_measure",
     "fit_abstention",
     "fit_conformal",
+    "fit_decisions",
     "fit_familiarity",
     "fit_temperature",
     "gap_test",
@@ -93,6 +96,7 @@ __all__ = [
     "pavpu_from_p_value",
     "recommended_ood_score",
     "risk_at_coverage",
+    "risk_bounds",
     "risk_coverage_curve",
     "risk_upper_bound",
     "sampled_pavpu",

@@ -144,15 +144,7 @@ def _empirical(scores: Tensor, errors: Tensor, risk: float) -> FittedAbstention:
 def _guaranteed(scores: Tensor, errors: Tensor, risk: float, delta: float, dtype: torch.dtype) -> FittedAbstention:
     """Most images whose bound is within the risk asked for, at ranks that do not depend on the data."""
     num_images = len(scores)
-    tries = sorted({math.ceil(num_images * j / NUM_THRESHOLDS) for j in range(1, NUM_THRESHOLDS + 1)})
-    bounds = []  # (bound, images answered, threshold)
-    for rank in tries:
-        # Above the confidence of one image, given that one, the others are independent draws; the last rank is all.
-        everyone = rank == num_images
-        count = num_images if everyone else int((scores > scores[rank]).sum())
-        threshold = -math.inf if everyone else _next_above(scores[rank], dtype)
-        bound = risk_upper_bound(int(errors[count]), count, delta / len(tries))
-        bounds.append((bound, count, threshold))
+    bounds = _bounds(scores, errors, delta, dtype)
     within = [entry for entry in bounds if entry[0] <= risk]
     if not within:
         bound, count, _ = min(bounds)
@@ -160,6 +152,53 @@ def _guaranteed(scores: Tensor, errors: Tensor, risk: float, delta: float, dtype
     bound, count, threshold = max(within, key=lambda entry: entry[1])
     observed = (errors[count] / count).item()
     return FittedAbstention(threshold, risk, delta, count / num_images, observed, bound, num_images)
+
+
+def _bounds(scores: Tensor, errors: Tensor, delta: float, dtype: torch.dtype) -> list[tuple[float, int, float]]:
+    """(bound, images answered, threshold) of each rank tried; all bounds hold together with confidence 1 - delta."""
+    num_images = len(scores)
+    tries = sorted({math.ceil(num_images * j / NUM_THRESHOLDS) for j in range(1, NUM_THRESHOLDS + 1)})
+    bounds = []
+    for rank in tries:
+        # Above the confidence of one image, given that one, the others are independent draws; the last rank is all.
+        everyone = rank == num_images
+        count = num_images if everyone else int((scores > scores[rank]).sum())
+        threshold = -math.inf if everyone else _next_above(scores[rank], dtype)
+        bounds.append((risk_upper_bound(int(errors[count]), count, delta / len(tries)), count, threshold))
+    return bounds
+
+
+def risk_bounds(confidence: Tensor, correct: Tensor, delta: float = 0.05) -> list[tuple[float, float, float]]:
+    """What each threshold promises, for a reader who chooses the risk afterwards: the bounds hold all together.
+
+    Args:
+        confidence: of held-out images, [N], higher for surer ones.
+        correct: whether each answer is right, [N], booleans or 0/1.
+        delta: probability, over held-out sets, that any of the bounds fails, in (0, 1).
+
+    Returns:
+        (threshold, upper bound on the share of errors among the answered, share answered) of at most a hundred
+        thresholds, ascending; the first is -inf, which answers everything. `fit_abstention` takes its threshold from
+        these.
+
+    Raises:
+        ValueError: confidence empty or NaN, correct of another length, delta out of range.
+
+    Example:
+        >>> curve = risk_bounds(torch.linspace(0, 1, 1000), torch.ones(1000))
+        >>> [round(value, 4) for value in curve[0]]  # 1 - (0.05 / 100) ** (1 / 1000)
+        [-inf, 0.0076, 1.0]
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta={delta} is not in (0, 1); 0.05 lets the promise fail for one calibration set in 20.")
+    given = torch.as_tensor(confidence).detach()
+    scores = check_scores(given, "confidence")
+    wrong = 1 - check_correct(correct, len(scores))
+    order = scores.argsort(descending=True)
+    errors = torch.cat([wrong.new_zeros(1), wrong[order].cumsum(dim=0)])
+    bounds = _bounds(scores[order], errors, delta, given.dtype)
+    found = {t: (t, bound, count / len(scores)) for bound, count, t in bounds}
+    return [found[t] for t in sorted(found)]
 
 
 def _next_above(score: Tensor, dtype: torch.dtype) -> float:
