@@ -3,14 +3,20 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import pipeline
 
 from bndl_hf import BNDLConfig
+from bndl_hf.data.pixel_values import make_image_processor
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.pipeline_bndl import BNDLImageClassificationPipeline
 from bndl_hf.model.prediction_sets import ConformalPredictor
 from bndl_hf.model.verdicts import VERDICTS, VerdictRules, describe_answers, percent
 from bndl_hf.uncertainty import fit_familiarity
+from model.tiny import IMAGE_SIZE, NUM_LABELS, tiny_model
 
 NAMES = {0: "cat", 1: "dog", 2: "bee", 3: "cow"}
 RULES = VerdictRules(0.02, 0.05, 0.9, 500, 0.95, 0.99, 12.0, ((0.0, 0.1, 1.0), (0.9, 0.02, 0.5)))
@@ -103,3 +109,21 @@ def test_decisions_are_stored_together_applied_and_dropped(caplog):
     assert (layer.config.temperature, layer.config.verdict) == (3.0, RULES.to_dict())
     layer.set_decisions(None)
     assert (layer.config.verdict, layer.config.conformal) == (None, None)
+
+
+def test_both_pipelines_give_the_verdict_and_its_reason():
+    model, processor = tiny_model("vit"), make_image_processor(IMAGE_SIZE)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    answer = pipeline("bndl-image-classification", model=model, image_processor=processor)
+    entries = BNDLImageClassificationPipeline(model=model, image_processor=processor)
+    assert not {"verdict", "reason"} & {*answer(image), *entries(image)[0]}
+    sets = ConformalPredictor("aps", 0.95, 1.0, num_images=50, num_classes=NUM_LABELS)
+    rules = VerdictRules(0.02, 0.05, None, 30, 0.95)
+    model.set_decisions(
+        SimpleNamespace(rules=rules, conformal=sets, familiarity=None, temperature=1.0, variance_scale=1.0)
+    )
+    found = answer(image)
+    prediction = model.predict(processor(image, return_tensors="pt").pixel_values)
+    assert found["verdict"] == entries(image)[0]["verdict"] == "torn"
+    assert [found["reason"]] == [entries(image)[0]["reason"]] == prediction.reasons(model.config.id2label)
+    assert found["reason"].endswith("or 2 others: one of them in 95 of 100")
