@@ -6,7 +6,7 @@ r"""Whether verdicts keep their promise: many calibration and test splits of the
 
 Tasks and features files are those of tasks.py beside this script, outsiders those of ood.py. A head is fitted once,
 with its temperature and familiarity from the held-out rows; each split of the reported rows then fits the verdicts on
-one half (`fit_decisions(temperature=False)`) and counts on the other what came true. Heads: "tuned" and "dense" with a
+one half (`fit_decisions(recalibrate=False)`) and counts on the other what came true. Heads: "tuned" and "dense" with a
 temperature.
 """
 
@@ -62,7 +62,7 @@ def one_split(layer: PosteriorHead, rows: tuple[Tensor, Tensor], arguments: RunA
             (features[held_out], labels[held_out]),
             arguments.risk,
             delta=arguments.delta,
-            temperature=False,
+            recalibrate=False,
             progress=False,
         )
     )
@@ -71,12 +71,13 @@ def one_split(layer: PosteriorHead, rows: tuple[Tensor, Tensor], arguments: RunA
     assert prediction.is_familiar is not None
     assert prediction.prediction_sets is not None
     sure = prediction.verdict == VERDICTS.index("sure")
+    torn = prediction.verdict == VERDICTS.index("torn")
     wrong = prediction.predicted_labels != labels[test]
     return {
         "share_sure": sure.double().mean().item(),
         "risk": wrong[sure].double().mean().item() if sure.any() else 0.0,
-        "coverage": set_coverage(prediction.prediction_sets, labels[test]),
-        "set_size": prediction.prediction_sets.sum(dim=-1).double().mean().item(),
+        "coverage": set_coverage(prediction.prediction_sets[torn], labels[test][torn]),  # of torn images, as promised
+        "set_size": prediction.prediction_sets[torn].sum(dim=-1).double().mean().item(),
         "familiar": prediction.is_familiar.double().mean().item(),
     }
 

@@ -106,7 +106,7 @@ def test_another_temperature_drops_what_was_fitted_on_the_old_probabilities(mode
     assert (model.config.abstain_below, model.config.conformal) == (0.5, SETS.to_dict())
     assert not caplog.text
     model.set_temperature(2.1)
-    assert "verdict were fitted on probabilities of another temperature and are dropped; fit them again" in caplog.text
+    assert "fitted on probabilities of another temperature and are dropped; fit them again" in caplog.text
     assert (model.config.abstain_below, model.config.conformal) == (None, None)
 
 

@@ -1,129 +1,92 @@
-"""Sure, torn or unfamiliar: which, why in words, stored with the model and refused where the numbers do not fit."""
+"""The verdict: precedence, reasons in words, and rules that a file may hold."""
 
-import json
-from types import SimpleNamespace
+import dataclasses
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import pipeline
 
-from bndl_hf import BNDLConfig
-from bndl_hf.data.pixel_values import make_image_processor
-from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.model.pipeline_bndl import BNDLImageClassificationPipeline
-from bndl_hf.model.prediction_sets import ConformalPredictor
-from bndl_hf.model.verdicts import VERDICTS, VerdictRules, describe_answers, percent
-from bndl_hf.uncertainty import fit_familiarity
-from model.tiny import IMAGE_SIZE, NUM_LABELS, tiny_model
+from bndl_hf.model.verdicts import VerdictRule, as_percentage, describe, listed
 
-NAMES = {0: "cat", 1: "dog", 2: "bee", 3: "cow"}
-RULES = VerdictRules(0.02, 0.05, 0.9, 500, 0.95, 0.99, 12.0, ((0.0, 0.1, 1.0), (0.9, 0.02, 0.5)))
-PROBS = torch.tensor([[0.98, 0.01, 0.01, 0.0], [0.61, 0.33, 0.05, 0.01], [0.95, 0.05, 0, 0], [0.8, 0.1, 0.1, 0]])
-SETS = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]).bool()
-LAYER = BNDLConfig(feature_dim=8, num_labels=4)
+RULE = VerdictRule(0.02, 0.05, 0.9, 0.95, 0.99, 14.0, 500, ((0.5, 0.1, 0.9), (0.9, 0.02, 0.7), (0.95, 0.01, 0.6)))
 
 
-def test_unfamiliar_goes_before_sure_and_sure_before_torn():
-    verdict, is_familiar = RULES.judge(PROBS, torch.tensor([1.0, 12.0, 12.1, 3.0]))
-    assert [VERDICTS[i] for i in verdict] == ["sure", "torn", "unfamiliar", "torn"]
-    assert is_familiar.tolist() == [True, True, False, True]
-    verdict, is_familiar = RULES.judge(PROBS, None)
-    assert (verdict.tolist(), is_familiar, verdict.dtype) == ([0, 1, 0, 1], None, torch.int64)
+def test_unfamiliar_comes_before_sure_and_sure_before_torn() -> None:
+    probs = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.6, 0.4], [0.6, 0.4]])
+    is_familiar = RULE.is_familiar(torch.tensor([13.0, 15.0, 14.0, 99.0]))
+    assert is_familiar is not None
+    assert RULE.verdicts(probs, is_familiar).tolist() == [0, 2, 1, 2]
+    assert RULE.verdicts(probs, None).tolist() == [0, 0, 1, 1]
+    nothing = dataclasses.replace(RULE, threshold=None)
+    assert nothing.verdicts(probs, None).tolist() == [1, 1, 1, 1]
 
 
-def test_without_a_threshold_nothing_is_sure():
-    rules = VerdictRules(0.02, 0.05, None, 30)
-    assert rules.judge(torch.eye(4), None)[0].tolist() == [1, 1, 1, 1]
-    ((sentence, _),) = describe_answers(torch.eye(4)[:1], torch.tensor([1]), None, rules.to_dict(), NAMES)
-    assert sentence == "cat, 100 %: torn (30 held-out images promise no answers of which at most 2 % are wrong)"
+def test_a_rule_that_needs_a_lost_statistic_says_so() -> None:
+    with pytest.raises(ValueError, match="by a statistic this model has lost; call set_decisions"):
+        RULE.is_familiar(None)
 
 
-def test_answers_read_like_sentences():
-    answers = describe_answers(PROBS, torch.tensor([0, 1, 2, 1]), SETS, RULES.to_dict(), NAMES)
-    assert [sentence for sentence, _ in answers] == [
-        "cat, 98 %: sure (of answers this sure, at most 2 % are wrong)",
-        "cat or dog (61 %, 33 %): torn; one of them in 95 of 100",
-        "unlike the images it was fitted on (cat, 95 %): unfamiliar",
-        "cat, 80 %: torn (below the 90 % from which on at most 2 % are wrong)",
-    ]
-    assert answers[1][1] == "cat or dog: one of them in 95 of 100"
-    everything = describe_answers(PROBS[1:2], torch.tensor([1]), torch.ones(1, 4).bool(), RULES.to_dict(), NAMES)
-    assert everything[0][0] == "cat, dog, bee or 1 other (61 %, 33 %, 5 %): torn; one of them in 95 of 100"
-    assert describe_answers(PROBS[:1], None, None, None) == [("class 0, 98 %", None)]
+def test_other_risks_have_thresholds_of_their_own() -> None:
+    found = [RULE.threshold_at(risk) for risk in (0.02, 0.1, 0.05, 0.01, 0.005)]
+    assert found == [0.9, 0.5, 0.9, 0.95, None]
+    with pytest.raises(ValueError, match=r"risk=2 must lie in \(0, 1\)"):
+        RULE.threshold_at(2)
 
 
-def test_a_probability_is_not_rounded_to_certainty():
-    assert [percent(p) for p in (1.0, 0.9999, 0.5, 0.001, 0.0)] == ["100 %", "over 99 %", "50 %", "under 1 %", "0 %"]
-
-
-def test_rules_survive_json():
-    assert VerdictRules.from_dict(json.loads(json.dumps(RULES.to_dict()))) == RULES
+def test_a_rule_survives_json() -> None:
+    assert VerdictRule.from_dict(RULE.to_dict()) == RULE
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"risk": 0.0}, r"risk=0\.0 of the verdict must lie in \(0, 1\)"),
-        ({"threshold": 1.1}, r"threshold=1\.1 of the verdict must lie in \[0, 1\]"),
-        ({"familiar": None}, "go together"),
-        ({"num_held_out": 0}, "num_held_out=0 of the verdict must be a whole number"),
-        ({"risk_curve": [[0.5, 0.1, 0.5], [0.4, 0.1, 0.5]]}, "ascending in the threshold; 2 arrived"),
-        ({"risk_curve": [3]}, "must be a list of points"),
-        ({"colour": 3}, "unknown: colour"),
+        ({"risk": 1.5}, r"risk=1.5 must be a fraction in \(0, 1\)\."),
+        ({"coverage": "0.9"}, r"coverage='0.9' must be a fraction in \(0, 1\) or None"),
+        ({"threshold": 2.0}, "threshold=2.0 must be a probability"),
+        ({"unfamiliar_above": float("nan")}, "unfamiliar_above=nan must be a finite number"),
+        ({"familiar": None}, "familiar=None and unfamiliar_above=14.0 go together"),
+        ({"num_held_out": True}, "num_held_out=True must be a whole number"),
+        ({"risk_curve": [[0.9, 0.1]]}, "risk_curve holds"),
+        ({"risk_curve": [[0.9, 0.1, 0.5], [0.5, 0.2, 0.6]]}, "risk_curve must ascend"),
+        ({"risk_curve": 3}, "risk_curve=3 must be a list"),
+        ({"other": 3}, "unknown: other"),
     ],
 )
-def test_a_configuration_with_other_rules_is_refused(changes, says):
+def test_what_is_no_rule_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        BNDLConfig(feature_dim=4, num_labels=3, verdict={**RULES.to_dict(), **changes})
+        VerdictRule.from_dict({**RULE.to_dict(), **changes})
 
 
-def fitted(rules=RULES, familiarity=None, temperature=1.0):
-    sets = ConformalPredictor("aps", 0.95, 0.9, num_images=50, num_classes=4)
-    return SimpleNamespace(
-        rules=rules, conformal=sets, familiarity=familiarity, temperature=temperature, variance_scale=1.0
-    )
+@pytest.mark.parametrize(
+    ("probs", "verdict", "in_set", "sentence"),
+    [
+        ([0.98, 0.02, 0.0], "sure", None, "cat, 98 %: sure, at most 2 % of answers this sure are wrong"),
+        (
+            [0.61, 0.33, 0.06],
+            "torn",
+            [True, True, False],
+            "cat, 61 %: torn, cat (61 %) or dog (33 %); 95 % of such sets hold the right class",
+        ),
+        ([0.9, 0.1, 0.0], "torn", [True, False, False], "cat, 90 %: torn, too unsure to promise 2 % errors, but "),
+        ([0.9, 0.1, 0.0], "torn", None, "cat, 90 %: torn, too unsure to promise 2 % errors"),
+        ([0.1, 0.9, 0.0], "unfamiliar", None, "dog, 90 %: unfamiliar, unlike 99 % of the images it was checked on"),
+        ([0.1, 0.9, 0.0], None, None, "dog, 90 %"),
+    ],
+)
+def test_an_answer_reads_as_a_sentence(probs: list[float], verdict: Any, in_set: Any, sentence: str) -> None:
+    assert describe(probs, ["cat", "dog", "owl"], verdict, RULE, in_set).startswith(sentence)
 
 
-def test_decisions_are_stored_together_applied_and_dropped(caplog):
-    layer = BNDLDecisionLayer(LAYER.__class__(feature_dim=8, num_labels=4)).eval()
-    generator = torch.Generator().manual_seed(0)
-    features = torch.rand(60, 8, generator=generator)
-    familiarity = fit_familiarity(layer, features, torch.arange(60) % 4, torch.rand(40, 8, generator=generator))
-    assert layer.predict(features).verdict is None
-    layer.set_decisions(fitted(VerdictRules(0.02, 0.05, 0.0, 500, 0.95, 0.99, 50.0), familiarity))
-    prediction = layer.predict(torch.cat([features[:1], torch.full((1, 8), 90.0)]))
-    assert (prediction.verdict.tolist(), prediction.is_familiar.tolist()) == ([0, 2], [True, False])
-    assert prediction.is_answered.tolist() == [True, False]
-    assert "unfamiliar" in repr(prediction)
-    assert prediction.describe(NAMES)[1].startswith("unlike the images it was fitted on")
-    layer.set_abstention(0.0)  # somebody's own threshold alone says what is answered
-    assert layer.predict(torch.full((1, 8), 90.0)).is_answered.tolist() == [True]
-    layer.set_familiarity(None)
-    assert "limit of the unfamiliar belongs to another familiarity" in caplog.text
-    assert layer.predict(torch.full((1, 8), 90.0)).is_familiar is None
-    layer.set_temperature(2.0)
-    assert (layer.config.verdict, layer.config.conformal, layer.config.abstain_below) == (None, None, None)
-    layer.set_decisions(fitted(temperature=3.0))
-    assert (layer.config.temperature, layer.config.verdict) == (3.0, RULES.to_dict())
-    layer.set_decisions(None)
-    assert (layer.config.verdict, layer.config.conformal) == (None, None)
-
-
-def test_both_pipelines_give_the_verdict_and_its_reason():
-    model, processor = tiny_model("vit"), make_image_processor(IMAGE_SIZE)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    answer = pipeline("bndl-image-classification", model=model, image_processor=processor)
-    entries = BNDLImageClassificationPipeline(model=model, image_processor=processor)
-    assert not {"verdict", "reason"} & {*answer(image), *entries(image)[0]}
-    sets = ConformalPredictor("aps", 0.95, 1.0, num_images=50, num_classes=NUM_LABELS)
-    rules = VerdictRules(0.02, 0.05, None, 30, 0.95)
-    model.set_decisions(
-        SimpleNamespace(rules=rules, conformal=sets, familiarity=None, temperature=1.0, variance_scale=1.0)
-    )
-    found = answer(image)
-    prediction = model.predict(processor(image, return_tensors="pt").pixel_values)
-    assert found["verdict"] == entries(image)[0]["verdict"] == "torn"
-    assert [found["reason"]] == [entries(image)[0]["reason"]] == prediction.reasons(model.config.id2label)
-    assert found["reason"].endswith("or 2 others: one of them in 95 of 100")
+def test_long_sets_are_counted_and_percentages_never_certain() -> None:
+    assert listed(["a", "b", "c", "d"]) == "a, b, c or d"
+    assert listed([*"abcdefg"]) == "a, b, c or 4 others"
+    assert [as_percentage(p) for p in (0.0, 0.0004, 0.001, 0.015, 0.5, 0.985, 0.9993, 1.0)] == [
+        "< 0.1 %",
+        "< 0.1 %",
+        "0.1 %",
+        "1.5 %",
+        "50 %",
+        "98.5 %",
+        "> 99.9 %",
+        "> 99.9 %",
+    ]

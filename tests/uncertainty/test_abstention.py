@@ -43,6 +43,20 @@ def test_the_promise_is_kept_for_1_minus_delta_of_the_calibration_sets():
         assert fitted.empirical_risk <= fitted.risk_bound <= fitted.risk == 0.09
 
 
+def test_few_images_promise_what_no_bound_for_a_hundred_thresholds_could():
+    confidence = torch.linspace(0, 1, 300)
+    fitted = fit_abstention(confidence, confidence > 0.3, risk=0.02)
+    assert 149 <= round(fitted.coverage * 300) <= 210  # (1 - 0.02) ** 149 < 0.05
+
+
+def test_where_a_sequence_starts_depends_on_the_number_of_images_alone():
+    confidence = torch.linspace(0, 1, 3000)
+    correct = confidence < 0.999  # the three surest are wrong
+    fitted = fit_abstention(confidence, correct, risk=0.02)
+    assert fitted.coverage == 1.0
+    assert fitted.risk_bound < 0.01
+
+
 def test_without_delta_the_promise_fails_about_every_second_time():
     generator = torch.Generator().manual_seed(1)
     fits = [fit_abstention(*population(1500, generator), risk=0.06, delta=None) for _ in range(400)]
@@ -74,8 +88,8 @@ def test_a_model_without_errors_answers_everything():
     for delta in (None, 0.05):
         fitted = fit_abstention(torch.rand(2000), torch.ones(2000), risk=0.01, delta=delta)
         assert (fitted.threshold, fitted.coverage) == (-math.inf, 1.0)
-    # Shared among a hundred thresholds: 1 - (0.05 / 100) ** (1 / 2000)
-    assert fitted.risk_bound == pytest.approx(1 - (0.05 / 100) ** (1 / 2000))
+    # 2000 * 0.01 / 6 errors: three sequences share delta.
+    assert fitted.risk_bound == pytest.approx(1 - (0.05 / 3) ** (1 / 2000))
 
 
 def test_of_a_prediction_the_largest_probability_is_taken():
@@ -96,11 +110,11 @@ def test_of_a_prediction_the_largest_probability_is_taken():
         ((torch.rand(9), torch.ones(9)), {"risk": 0.0}, r"risk=0.0 is not in \(0, 1\)"),
         ((torch.rand(9), torch.ones(9)), {"delta": 1.0}, r"delta=1.0 is not in \(0, 1\)"),
         ((prediction_of(random_logits(9)), torch.full((9,), 4)), {}, "labels holds 4"),
-        # 200 images, all right: 1 - (0.05 / 100) ** (1 / 200) = 0.0373
+        # 200 images, all right: 1 - 0.05 ** (1 / 200) = 0.01487
         (
             (torch.rand(200), torch.ones(200)),
             {},
-            r"risk=0\.01 is out of reach with delta=0\.05 on 200 images; the lowest in reach is 0\.03729, answering",
+            r"risk=0\.01 is out of reach with delta=0\.05 on 200 images; the lowest in reach is 0\.01487, answering",
         ),
         (
             (torch.arange(4.0), torch.tensor([1, 1, 1, 0])),

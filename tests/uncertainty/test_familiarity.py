@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from sklearn.covariance import ledoit_wolf
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
-from bndl_hf.model.familiarity import Familiarity
+from bndl_hf.model.familiarity import Familiarity, log_ndtr
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.uncertainty import OOD_SCORES, fit_familiarity, ood_auroc, ood_scores
 from model.tiny import tiny_model
@@ -167,3 +167,9 @@ def test_scores_that_need_familiarity_say_so(layer, name):
     assert name not in ood_scores(prediction)
     with pytest.raises(ValueError, match=r"a model without familiarity; call model\.set_familiarity"):
         OOD_SCORES[name](prediction)
+
+
+def test_the_normal_tail_is_scipys_far_beyond_where_erf_is_one():
+    z = torch.linspace(-40, 10, 2001)
+    wanted = torch.from_numpy(special.log_ndtr(z.double().numpy()))
+    assert ((log_ndtr(z).double() - wanted).abs() <= 4e-7 * wanted.abs().clamp_min(1)).all()

@@ -117,7 +117,7 @@ def check_pixel_values(pixel_values: Tensor, config: PretrainedConfig, names: tu
             f"pixel_values have shape {list(pixel_values.shape)}; this model reads {reads}, as its image processor "
             "makes them."
         )
-    if not len(pixel_values):
+    if pixel_values.shape[0] == 0:  # len() would fix the number of images of an exported graph
         raise ValueError(f"pixel_values have shape {list(pixel_values.shape)}: there are no images in it.")
     if not (torch.compiler.is_compiling() or pixel_values.is_meta):
         finite = pixel_values.isfinite().flatten(1).all(dim=1)

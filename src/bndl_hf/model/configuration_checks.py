@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import torch
 
 from .prediction_sets import ConformalPredictor, is_number
-from .verdicts import VerdictRules
+from .verdicts import VerdictRule
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("exact", "sampled"),
@@ -213,6 +213,12 @@ def check_abstain_below(threshold: object) -> None:
         )
 
 
+def check_verdict(values: Any) -> None:
+    """ValueError unless `values` is None or describes a verdict."""
+    if values is not None:
+        VerdictRule.from_dict(values)
+
+
 def check_conformal(values: Any, num_labels: int) -> None:
     """ValueError unless `values` is None or describes prediction sets a model of `num_labels` classes can store."""
     if values is None:
@@ -228,12 +234,6 @@ def check_conformal(values: Any, num_labels: int) -> None:
             "Randomised prediction sets are not stored: a model answers the same image the same way twice. Fit them "
             "with randomized=False, or call predictor.predict_sets(probs, generator) yourself."
         )
-
-
-def check_verdict(values: Any) -> None:
-    """ValueError unless `values` is None or what `VerdictRules.to_dict` writes."""
-    if values is not None:
-        VerdictRules.from_dict(values)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -1,13 +1,10 @@
 """From probabilities to decisions: what was fitted on held-out images, kept in the configuration, applied by `predict`.
 
-Fields of the configuration: `temperature` and `variance_scale` (mean_field.py), `abstain_below`, the largest
+Five fields of the configuration: `temperature` and `variance_scale` (mean_field.py), `abstain_below`, the largest
 probability below which the model declines to answer, `conformal`, the prediction sets (prediction_sets.py), and
-`verdict`, when an answer is sure, torn or unfamiliar (verdicts.py). The last three were fitted on probabilities, so a
-change of the first two drops them. bndl_hf.uncertainty fits all of them. A prediction reads them at once and a setter
-writes at once: no answer mixes old values with new ones, whatever other threads do.
-
-An `abstain_below` that somebody stored or passes decides alone what is answered; without one, and with a verdict, the
-sure images are.
+`verdict` (verdicts.py). The last three were fitted on probabilities, so a change of the first two drops them.
+bndl_hf.uncertainty fits all of them. A prediction reads all five at once and a setter writes at once: no answer mixes
+old values with new ones, whatever other threads do.
 """
 
 from __future__ import annotations
@@ -27,11 +24,13 @@ from .configuration_checks import check_abstain_below, check_conformal, check_re
 from .mean_field import Recalibration
 from .prediction_sets import ConformalPredictor, in_float64
 from .predictive import BNDLPrediction
-from .verdicts import VERDICTS, VerdictRules
+from .verdicts import SURE, VerdictRule
 
 logger = logging.get_logger(__name__)
 
 _ONE_AT_A_TIME = threading.Lock()
+# Fields that mean nothing once the probabilities are others.
+_OF_PROBABILITIES = ("abstain_below", "conformal", "verdict")
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,17 @@ class Decisions:
         recalibration: T and v.
         abstain_below: largest probability from which on an image is answered; None answers all.
         conformal: the prediction sets as `ConformalPredictor.to_dict` writes them; None makes none.
-        verdict: the rules as `VerdictRules.to_dict` writes them; None gives no verdict.
+        verdict: what is sure, torn and unfamiliar, as `VerdictRule.to_dict` writes it; None gives no verdict.
     """
 
     recalibration: Recalibration
     abstain_below: float | None
     conformal: Mapping[str, Any] | None
-    verdict: Mapping[str, Any] | None = None
+    verdict: Mapping[str, Any] | None
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Decisions:
-        """Those fields of `config`, read together."""
+        """The five fields of `config`, read together."""
         if torch.compiler.is_compiling():  # values become constants of the graph, and a lock has no place in one
             return cls._read(config)
         with _ONE_AT_A_TIME:
@@ -64,7 +63,10 @@ class Decisions:
         return cls(recalibration, config.abstain_below, config.conformal, config.verdict)
 
     def apply(self, prediction: BNDLPrediction, abstain_below: float | None = None) -> BNDLPrediction:
-        """`prediction` with `is_answered`, `prediction_sets` and verdicts; `abstain_below` overrides the stored one.
+        """`prediction` with verdict, `is_answered` and `prediction_sets` filled in.
+
+        A given `abstain_below` overrides the stored one; without either, what is answered is what the verdict calls
+        sure.
 
         Raises:
             ValueError: abstain_below is outside [0, 1].
@@ -73,10 +75,10 @@ class Decisions:
         check_abstain_below(threshold)
         decided: dict[str, Any] = {}
         if self.verdict is not None:
-            rules = VerdictRules.from_dict(self.verdict)
-            verdict, is_familiar = rules.judge(prediction.probs, prediction.fisher_statistic)
-            decided.update(verdict=verdict, is_familiar=is_familiar, verdict_rules=self.verdict)
-            decided["is_answered"] = verdict == VERDICTS.index("sure")
+            rule = VerdictRule.from_dict(self.verdict)
+            is_familiar = rule.is_familiar(prediction.fisher_statistic)
+            verdict = rule.verdicts(prediction.probs, is_familiar)
+            decided |= {"rule": rule, "is_familiar": is_familiar, "verdict": verdict, "is_answered": verdict == SURE}
         if threshold is not None:
             # float64: the threshold may lie between two neighbouring float32 numbers.
             confidence = in_float64(prediction.probs).amax(dim=-1)
@@ -97,11 +99,11 @@ def store_temperature(configs: Sequence[PretrainedConfig], temperature: Any, var
     with _ONE_AT_A_TIME:
         for config in configs:
             if any(getattr(config, name) != value for name, value in values.items()):
-                is_dropped |= any(v is not None for v in (config.abstain_below, config.conformal, config.verdict))
-                _write(config, **values, abstain_below=None, conformal=None, verdict=None)
+                is_dropped |= any(getattr(config, name) is not None for name in _OF_PROBABILITIES)
+                _write(config, **values, **dict.fromkeys(_OF_PROBABILITIES))
     if is_dropped:
         logger.warning(
-            "The stored abstention threshold, prediction sets and verdict were fitted on probabilities of another "
+            "The stored verdict, abstention threshold and prediction sets were fitted on probabilities of another "
             "temperature and are dropped; fit them again."
         )
 
@@ -128,40 +130,30 @@ def store_conformal(
             _write(config, conformal=None if values is None else dict(values))
 
 
-def store_decisions(configs: Sequence[PretrainedConfig], decisions: Any) -> None:
-    """`set_decisions` but for the familiarity, on the configurations of a model and of its decision layer."""
+def store_decisions(layer: Any, configs: Sequence[PretrainedConfig], decisions: Any) -> None:
+    """`set_decisions`, on a decision layer and on the configurations of the model and of that layer.
+
+    Everything is checked before anything is stored.
+    """
     if decisions is None:
         with _ONE_AT_A_TIME:
             for config in configs:
                 _write(config, verdict=None, conformal=None)
         return
-    rules = decisions.rules.to_dict()
-    sets = None if decisions.conformal is None else decisions.conformal.to_dict()
-    check_verdict(rules)
-    check_recalibration(decisions.temperature, decisions.variance_scale)
-    recalibration = {"temperature": float(decisions.temperature), "variance_scale": float(decisions.variance_scale)}
+    values: dict[str, Any] = {"abstain_below": None, "verdict": decisions.rule.to_dict()}
+    values["conformal"] = None if decisions.conformal is None else decisions.conformal.to_dict()
+    if (fitted := decisions.temperature) is not None:
+        values |= {"temperature": fitted.temperature, "variance_scale": fitted.variance_scale}
+        check_recalibration(fitted.temperature, fitted.variance_scale)
+    check_verdict(values["verdict"])
     for config in configs:
-        check_conformal(sets, config.num_labels or 0)
+        check_conformal(values["conformal"], config.num_labels or 0)
+    if decisions.familiarity is not None:
+        layer.set_familiarity(decisions.familiarity)
+        values["familiarity_rank"] = decisions.familiarity.rank
     with _ONE_AT_A_TIME:
         for config in configs:
-            changes = any(getattr(config, name) != value for name, value in recalibration.items())
-            kept = None if changes else config.abstain_below
-            _write(config, **recalibration, abstain_below=kept, conformal=sets, verdict=rules)
-
-
-def forget_unfamiliar(configs: Sequence[PretrainedConfig]) -> None:
-    """Drop the limit of the unfamiliar from stored verdicts: another familiarity has another statistic."""
-    is_dropped = False
-    with _ONE_AT_A_TIME:
-        for config in configs:
-            if config.verdict is not None and config.verdict.get("unfamiliar_above") is not None:
-                _write(config, verdict={**config.verdict, "familiar": None, "unfamiliar_above": None})
-                is_dropped = True
-    if is_dropped:
-        logger.warning(
-            "The stored limit of the unfamiliar belongs to another familiarity and is dropped: no image is called "
-            "unfamiliar; fit the decisions again."
-        )
+            _write(config, **values)
 
 
 def _write(config: PretrainedConfig, **values: object) -> None:
@@ -169,11 +161,4 @@ def _write(config: PretrainedConfig, **values: object) -> None:
         setattr(config, name, value)
 
 
-__all__ = [
-    "Decisions",
-    "forget_unfamiliar",
-    "store_abstention",
-    "store_conformal",
-    "store_decisions",
-    "store_temperature",
-]
+__all__ = ["Decisions", "store_abstention", "store_conformal", "store_decisions", "store_temperature"]

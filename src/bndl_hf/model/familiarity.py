@@ -24,6 +24,13 @@ NUM_QUANTILES = 101
 # Share of the level of the two-sided test of the distance that is spent on images nearer than usual: faint ones lie
 # near the mean of their class and are rare, far ones are the rule.
 _NEAR_SHARE = 0.01
+# log erfcx(y) - log w with w = 1/(1 + y/2), y >= 0: a minimax polynomial of w, lowest power first; 1e-7, absolute
+# fmt: off
+_LOG_ERFCX = (
+    -1.2655122201, 1.00002265, 0.37412503629, 0.096388151788, -0.18396627702, 0.27135191844, -1.1211005785,
+    1.4732562425, -0.8133261736, 0.16876116954,
+)
+# fmt: on
 
 
 class Familiarity(nn.Module):
@@ -75,7 +82,11 @@ class Familiarity(nn.Module):
         """
         centre = self.class_means.mean(dim=0)  # so that squares of what all features share do not cancel
         h, means = self._whiten(features.float() - centre), self._whiten(self.class_means - centre)
-        return torch.cdist(h, means).amin(dim=-1)  # [B, C] -> [B]
+        if not torch.compiler.is_compiling():
+            return torch.cdist(h, means).amin(dim=-1)  # [B, C] -> [B]
+        # cdist takes one formula or another by how many rows there are, which an exported graph does not know
+        squares = h.square().sum(dim=-1, keepdim=True) + means.square().sum(dim=-1) - 2 * h @ means.T
+        return squares.amin(dim=-1).clamp_min(0).sqrt()
 
     def _whiten(self, rows: Tensor) -> Tensor:
         """A times rows [N, D], whose directions then all have unit variance within the classes."""
@@ -95,8 +106,8 @@ class Familiarity(nn.Module):
         distance = self.mahalanobis_distance(features)
         mean, std = self.log_distance
         z = (distance.clamp_min(torch.finfo(torch.float32).tiny).log() - mean) / std
-        far = torch.special.log_ndtr(-z) - math.log1p(-_NEAR_SHARE)
-        near = torch.special.log_ndtr(z) - math.log(_NEAR_SHARE)
+        far = log_ndtr(-z) - math.log1p(-_NEAR_SHARE)
+        near = log_ndtr(z) - math.log(_NEAR_SHARE)
         log_p_distance = torch.minimum(far, near).clamp_max(0)
         share_below = _share_below(self.entropy_quantiles, tempered_entropy(logits_mean))
         n = self.num_held_out
@@ -108,6 +119,20 @@ class Familiarity(nn.Module):
         return distance, -2 * (log_p_distance + log_p_entropy)
 
 
+def log_ndtr(z: Tensor) -> Tensor:
+    """Logarithm of the standard normal distribution function, as `torch.special.log_ndtr`, for exported graphs too.
+
+    ONNX makes it of erf and exp, which is infinite below z = -6. Within 3e-7 of max(1, |log|) in float32.
+    """
+    y = z.abs() / math.sqrt(2)
+    w = 1 / (1 + y / 2)
+    series = torch.full_like(w, _LOG_ERFCX[-1])
+    for coefficient in _LOG_ERFCX[-2::-1]:
+        series = series * w + coefficient
+    log_tail = series + w.log() - y.square() - math.log(2)  # log Phi(-|z|)
+    return torch.where(z < 0, log_tail, torch.log1p(-log_tail.exp()))
+
+
 def tempered_entropy(logits_mean: Tensor) -> Tensor:
     """H(softmax(E[l] / 2)) of logits [B, C], [B], nats in [0, log C]."""
     log_probs = (logits_mean / ENTROPY_TEMPERATURE).log_softmax(dim=-1)
@@ -117,10 +142,10 @@ def tempered_entropy(logits_mean: Tensor) -> Tensor:
 def _share_below(quantiles: Tensor, values: Tensor) -> Tensor:
     """Share of the sample below each value [B], by its equally spaced quantiles [Q], linear between them."""
     last = len(quantiles) - 1
-    above = torch.searchsorted(quantiles, values.contiguous()).clamp(1, last)
+    above = (quantiles < values[:, None]).sum(dim=-1).clamp(1, last)  # searchsorted has no ONNX operator
     low, high = quantiles[above - 1], quantiles[above]
     within = ((values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)).clamp(0, 1)
     return (above - 1 + within) / last
 
 
-__all__ = ["ENTROPY_TEMPERATURE", "NUM_QUANTILES", "Familiarity", "tempered_entropy"]
+__all__ = ["ENTROPY_TEMPERATURE", "NUM_QUANTILES", "Familiarity", "log_ndtr", "tempered_entropy"]

@@ -21,9 +21,10 @@ from .backbone_inputs import backbone_arguments, check_pixel_values, input_names
 from .checkpoint_errors import check_all_weights_were_there, explain_loading_errors
 from .configuration_bndl import BNDLConfig
 from .decision_layer import BNDLDecisionLayer
-from .decisions import forget_unfamiliar, store_abstention, store_conformal, store_decisions, store_temperature
+from .decisions import store_abstention, store_conformal, store_decisions, store_temperature
 from .evaluation_view import evaluation_view
 from .evidence import Evidence
+from .factor_names import store_factor_names
 from .familiarity import Familiarity
 from .outputs import BNDLImageClassifierOutput, BNDLModelOutput
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
@@ -327,24 +328,6 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         """
         store_conformal(self._configurations(), predictor)
 
-    def set_decisions(self, decisions: Any) -> None:
-        """Give each answer a verdict (`BNDLPrediction.verdict`): sure, torn or unfamiliar; saved with the model.
-
-        Stores temperature, prediction sets, familiarity and the verdict's limits together. An abstention threshold
-        stored before keeps its meaning: it alone says what is answered, until another temperature drops it.
-
-        Args:
-            decisions: what `bndl_hf.uncertainty.fit_decisions` returned, or None to give no verdicts and no sets;
-                temperature and familiarity stay then.
-
-        Raises:
-            ValueError: they were fitted on another number of classes, or on features of another width.
-        """
-        if getattr(decisions, "familiarity", None) is not None:
-            store_decisions(self._configurations(), None)  # its limits are those of the familiarity it came with
-            self.set_familiarity(decisions.familiarity)
-        store_decisions(self._configurations(), decisions)
-
     def set_familiarity(self, familiarity: Familiarity | None) -> None:
         """Let predictions say how familiar an image is (`BNDLPrediction.fisher_statistic`); saved with the model.
 
@@ -355,8 +338,40 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             ValueError: it was fitted on features of another width, or on another number of classes.
         """
         self.decision_layer.set_familiarity(familiarity)
-        forget_unfamiliar([self.config])
         self.config.familiarity_rank = self.decision_layer.config.familiarity_rank
+
+    def set_factor_names(self, names: Mapping[int, str] | None) -> None:
+        """Name factors: figures, galleries, pages and answers say these words beside the number; saved with the model.
+
+        A factor without a name is called by the classes it feeds (`bndl_hf.interpretability.factor_names`).
+
+        Args:
+            names: {423: "fins"}, which replace all names there were; None or {} takes them away.
+
+        Raises:
+            ValueError: the model has no such factor, or a name is not one line of text.
+
+        Example:
+            >>> model.set_factor_names({0: "fins"})
+        """
+        store_factor_names(self._configurations(), names)
+
+    def set_decisions(self, decisions: Any) -> None:
+        """Give verdicts (`BNDLPrediction.verdict`): sure, torn or unfamiliar, with their reasons; saved with the model.
+
+        Temperature, familiarity, prediction sets and thresholds are stored at once, as they were fitted together.
+
+        Args:
+            decisions: what `bndl_hf.uncertainty.fit_decisions` returned, or None for no verdicts and no prediction
+                sets; temperature and familiarity then stay.
+
+        Raises:
+            ValueError: it was fitted on features of another width, or on another number of classes.
+
+        Example:
+            >>> model.set_decisions(fit_decisions(model, held_out, progress=False))
+        """
+        store_decisions(self.decision_layer, self._configurations(), decisions)
 
     def _configurations(self) -> list[BNDLConfig]:
         """The model's configuration and the decision layer's, which may be another object (a layer put in, peft)."""

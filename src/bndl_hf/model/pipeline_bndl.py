@@ -18,8 +18,8 @@ from transformers import AutoModelForImageClassification, ImageClassificationPip
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
+from .factor_names import factor_names
 from .input_images import DatasetRows, read_image, streamed_rows
-from .verdicts import VERDICTS, describe_answers
 
 # What an answer says of its own uncertainty, under the names of BNDLPrediction.
 UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "is_answered", "total", "aleatoric", "epistemic")
@@ -35,8 +35,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
     A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
     of the logits, whose softmax it is. Each entry also has `logit_std`, its class's standard deviation in logit units,
     and of the answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`,
-    `epistemic` in nats; with fitted decisions (`set_decisions`) also `verdict` ("sure", "torn" or "unfamiliar") and
-    `reason`, a sentence. What was fitted on held-out images and stored with the model (temperature, abstention) is
+    `epistemic` in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is
     applied.
 
     Besides the standard arguments (`top_k`, `function_to_apply`, `timeout`, `batch_size`) it takes `method`
@@ -110,7 +109,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         generator = torch.Generator(device=features.device).manual_seed(seed) if method == "monte_carlo" else None
         prediction = self.model.decision_layer.predict(features, method, num_samples, generator, abstain_below)
         names = ["probs", "logits_mean", "logits_variance", *UNCERTAINTY]
-        names += [name for name in ("prediction_sets", "verdict") if getattr(prediction, name) is not None]
+        names += [] if prediction.prediction_sets is None else ["prediction_sets"]
         return {name: getattr(prediction, name) for name in names}  # each [B] or [B, C], for the unbatching
 
     def postprocess(
@@ -119,19 +118,10 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         """The `top_k` entries of one image, largest score first."""
         scores = _scores(model_outputs, function_to_apply)
         std = model_outputs["logits_variance"][0].sqrt()
-        answer = {**_uncertainty(model_outputs), **self._verdict(model_outputs)}
+        answer = _uncertainty(model_outputs)
         return [
             {**entry, "logit_std": std[label].item(), **answer} for label, entry in self._ranked(scores, top_k).items()
         ]
-
-    def _verdict(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        """{"verdict", "reason"} of one image; empty where no decisions were fitted."""
-        rules = self.model.decision_layer.config.verdict
-        if "verdict" not in outputs or rules is None:
-            return {}
-        sets, names = outputs.get("prediction_sets"), self.model.config.id2label
-        ((_, reason),) = describe_answers(outputs["probs"], outputs["verdict"], sets, rules, names)
-        return {"verdict": VERDICTS[outputs["verdict"][0].item()], "reason": reason}
 
     def _ranked(self, scores: Tensor, top_k: int | None) -> dict[int, dict[str, Any]]:
         """{class: {"label", "score"}} of the `top_k` largest scores; of all without it."""
@@ -145,17 +135,16 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
     """`pipeline("bndl-image-classification")`: the full answer to each image, as one dictionary.
 
     - `label`, `probability`: the most probable class and its predictive probability.
-    - `verdict`, `reason`: "sure", "torn" or "unfamiliar" and why, in words, where decisions were fitted
-      (`set_decisions`).
     - `p_value`, `flip_probability`, `is_certain`, `is_answered`; `total`, `aleatoric`, `epistemic` in nats: see
       `BNDLPrediction`.
     - `prediction_set`: the labels of the conformal prediction set, most probable first, where one was fitted
       (`set_conformal`).
     - `scores`: the `top_k` most probable classes, each {"label", "score"}.
     - `evidence`: what the logit of `target` consists of (a class's name or number; by default the answer's own):
-      {"label", "total", "bias", "rest", "factors": [{"factor", "contribution", "std", "share"}]}, `evidence_top_k`
-      factors, largest first. Contributions, rest and bias add up to the total, the mean logit; std is the
-      contribution's standard deviation, share its fraction of all factors' contributions, in [0, 1].
+      {"label", "total", "bias", "rest", "factors": [{"factor", "name", "contribution", "std", "share"}]},
+      `evidence_top_k` factors, largest first. The name is the user's (`set_factor_names`), else the classes it feeds.
+      Contributions, rest and bias add up to the total, the mean logit; std is the contribution's standard deviation,
+      share its fraction of all factors' contributions, in [0, 1].
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
@@ -203,7 +192,6 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         return {
             "label": first["label"],
             "probability": first["score"],
-            **self._verdict(model_outputs),
             **_uncertainty(model_outputs),
             **sets,
             "scores": list(self._ranked(_scores(model_outputs, function_to_apply), top_k).values()),
@@ -215,14 +203,15 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
             outputs[f"evidence_{name}"][0].tolist()
             for name in ("factors", "contributions", "contribution_std", "share")
         ]
+        names = factor_names(self.model, outputs["evidence_factors"][0])
         return {
             "label": self.model.config.id2label[outputs["evidence_target"][0].item()],
             "total": outputs["evidence_total"][0].item(),
             "bias": outputs["evidence_bias"][0].item(),
             "rest": outputs["evidence_rest"][0].item(),
             "factors": [
-                {"factor": factor, "contribution": part, "std": std, "share": share}
-                for factor, part, std, share in zip(*columns, strict=True)
+                {"factor": factor, "name": name, "contribution": part, "std": std, "share": share}
+                for name, (factor, part, std, share) in zip(names, zip(*columns, strict=True), strict=True)
             ],
         }
 

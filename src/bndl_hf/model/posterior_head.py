@@ -20,14 +20,7 @@ from torch import Tensor, nn
 
 from .configuration_bndl import BNDLConfig
 from .configuration_checks import check_num_samples
-from .decisions import (
-    Decisions,
-    forget_unfamiliar,
-    store_abstention,
-    store_conformal,
-    store_decisions,
-    store_temperature,
-)
+from .decisions import Decisions, store_abstention, store_conformal, store_decisions, store_temperature
 from .evidence import Evidence, explain_logit
 from .familiarity import Familiarity
 from .logit_posterior import LogitPosterior
@@ -254,11 +247,8 @@ class PosteriorHead(nn.Module, ABC):
         store_conformal([self.config], predictor)
 
     def set_decisions(self, decisions: Any) -> None:
-        """Say what to make of an answer; see `BNDLForImageClassification.set_decisions`."""
-        if getattr(decisions, "familiarity", None) is not None:
-            store_decisions([self.config], None)  # its limits are those of the familiarity it came with
-            self.set_familiarity(decisions.familiarity)
-        store_decisions([self.config], decisions)
+        """Give verdicts; see `BNDLForImageClassification.set_decisions`."""
+        store_decisions(self, [self.config], decisions)
 
     def set_familiarity(self, familiarity: Familiarity | None) -> None:
         """Say how familiar features are; see `BNDLForImageClassification.set_familiarity`."""
@@ -268,7 +258,6 @@ class PosteriorHead(nn.Module, ABC):
                 f"familiarity was fitted on class means of shape {list(familiarity.class_means.shape)}; this decision "
                 f"layer needs {wanted}. Fit it on this layer's features."
             )
-        forget_unfamiliar([self.config])
         kept = None if familiarity is None else copy.deepcopy(familiarity).to(self.raw_loadings.device)
         self.familiarity = kept
         self.config.familiarity_rank = None if kept is None else kept.rank

@@ -8,10 +8,10 @@ Means, variances and draws of logits are those of the layer itself, so that the 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,7 @@ from torch import Tensor
 from .logit_posterior import LogitPosterior, pick
 from .mean_field import Recalibration, mutual_information
 from .student_t import student_t_p_value
-from .verdicts import describe_answers
-
-# Images that the printed form of a prediction describes.
-_SHOWN = 10
+from .verdicts import VERDICTS, VerdictRule, describe
 
 
 @dataclass(repr=False)
@@ -49,18 +46,18 @@ class BNDLPrediction:
         total: entropy of `probs`, [B], nats; aleatoric + epistemic.
         aleatoric: expected entropy once the loadings are known, [B], nats: what more training data would not remove.
         epistemic: mutual information of label and loadings, [B], nats (exact predictions: to second order).
-        is_answered: largest probability >= abstain_below, [B], bool, where one is stored or passed; else whether the
-            verdict is "sure", where there is one; else all True.
+        is_answered: largest probability >= abstain_below, [B], bool; without a threshold, whether the verdict is sure,
+            and all True without either.
         prediction_sets: the classes in each image's conformal prediction set, [B, C], bool; None where none was fitted.
         logits_samples: [S, B, C], before recalibration, or None for an exact prediction.
         mahalanobis_distance: of the features to the nearest class mean, in standard deviations within the classes,
             [B], >= 0; None where no familiarity was fitted (`set_familiarity`).
         fisher_statistic: how unfamiliar the image is: Fisher's statistic of the distance and the tempered entropy,
             [B], >= 0 (familiarity.py); None likewise.
-        verdict: what to make of the answer, [B], int64: 0 sure, 1 torn, 2 unfamiliar (`bndl_hf.model.verdicts`); None
-            where no decisions were fitted (`set_decisions`). Unfamiliar goes before sure, sure before torn.
-        is_familiar: `fisher_statistic` is no larger than usual, [B], bool; None where that was not fitted.
-        verdict_rules: what the verdicts promise, as the configuration keeps it; None without verdicts.
+        verdict: [B] int64, indices into `verdicts.VERDICTS`: 0 sure, 1 torn, 2 unfamiliar; None where no decisions were
+            fitted (`set_decisions`).
+        is_familiar: whether the image is of the model's own kind, [B], bool; None where that was not fitted.
+        rule: what the verdict was reached by; None likewise.
     """
 
     probs: Tensor
@@ -83,33 +80,46 @@ class BNDLPrediction:
     fisher_statistic: Tensor | None = None
     verdict: Tensor | None = None
     is_familiar: Tensor | None = None
-    verdict_rules: Mapping[str, Any] | None = None
+    rule: VerdictRule | None = None
 
     def describe(self, id2label: Mapping[int, str] | None = None) -> list[str]:
-        """One sentence an image: the answer, the verdict and its reason.
+        """The answer to each image as a sentence, with its verdict and the reason for it where one was fitted.
 
         Args:
-            id2label: the names of the classes (`model.config.id2label`); None calls them "class 0" and so on.
+            id2label: names of the classes, `model.config.id2label`; None calls them "class 3".
+
+        Example:
+            >>> len(model.predict(pixel_values).describe(model.config.id2label))  # "cat, 98 %: sure, at most 2 % ..."
+            8
         """
-        return [sentence for sentence, _ in self._descriptions(id2label)]
-
-    def reasons(self, id2label: Mapping[int, str] | None = None) -> list[str | None]:
-        """Why each image has its verdict, in words; None without verdicts. `id2label` as for `describe`."""
-        return [reason for _, reason in self._descriptions(id2label)]
-
-    def _descriptions(self, id2label: Mapping[int, str] | None) -> list[tuple[str, str | None]]:
-        return describe_answers(self.probs, self.verdict, self.prediction_sets, self.verdict_rules, id2label)
+        names = [f"class {c}" if id2label is None else str(id2label[c]) for c in range(self.probs.shape[1])]
+        probs = self.probs.tolist()
+        verdicts = [None] * len(probs) if self.verdict is None else [VERDICTS[v] for v in self.verdict.tolist()]
+        sets = [None] * len(probs) if self.prediction_sets is None else self.prediction_sets.tolist()
+        return [
+            describe(row, names, verdict, self.rule, in_set)
+            for row, verdict, in_set in zip(probs, verdicts, sets, strict=True)
+        ]
 
     def __repr__(self) -> str:
-        count = len(self.probs)
-        shown = [
-            sentence
-            for sentence, _ in describe_answers(
-                self.probs[:_SHOWN], self.verdict, self.prediction_sets, self.verdict_rules
-            )
-        ]
-        rest = [f"... and {count - _SHOWN} more"] if count > _SHOWN else []
-        return "\n  ".join([f"BNDLPrediction of {count} image{'s' * (count != 1)}:", *shown, *rest])
+        B = len(self.probs)
+        counts = ""
+        if self.verdict is not None:
+            found = self.verdict.bincount(minlength=len(VERDICTS)).tolist()
+            counts = ": " + ", ".join(f"{n} {name}" for n, name in zip(found, VERDICTS, strict=True) if n)
+        first = dataclasses.replace(
+            self,
+            probs=self.probs[:_LINES],
+            verdict=None if self.verdict is None else self.verdict[:_LINES],
+            prediction_sets=None if self.prediction_sets is None else self.prediction_sets[:_LINES],
+        )
+        shown = first.describe()
+        lines = [f"BNDLPrediction of {B} image{'s' * (B != 1)}{counts}", *(f"  {line}" for line in shown)]
+        return "\n".join([*lines, f"  ... and {B - _LINES} more"] if B > _LINES else lines)
+
+
+# Images a repr describes.
+_LINES = 5
 
 
 def predict_exactly(

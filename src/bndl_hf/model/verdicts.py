@@ -1,204 +1,220 @@
-"""What a person can act on: each answer is sure, torn or unfamiliar, with the reason in words.
+"""The verdict on an answer: sure, torn or unfamiliar, each with its reason.
 
-- *unfamiliar*: Fisher's statistic of the image (familiarity.py) lies beyond what is usual among held-out images;
-- *sure*: not that, and the largest probability reaches a threshold that holds a stated risk on held-out images;
-- *torn*: neither; the prediction set, where one was fitted, says between which classes.
-
-bndl_hf.uncertainty.fit_decisions fits the numbers, the configuration keeps them in its field `verdict`, decisions.py
-applies them.
+A probability asks its reader for a decision; a verdict is one. An image whose features are unlike those of the model's
+own kind is *unfamiliar*, whatever the probabilities say. Of the others an answer is *sure* where its probability lies
+above a threshold that held-out images tie to a share of errors, and *torn* below it: between the classes of the
+prediction set. bndl_hf.uncertainty.fit_decisions finds the numbers that are kept here, in the configuration; they are
+applied by decisions.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .prediction_sets import in_float64, is_number
 
 VERDICTS = ("sure", "torn", "unfamiliar")
-_SURE, _TORN, _UNFAMILIAR = range(3)
-# Points of the risk curve a configuration may hold, and classes of a set that a sentence names.
-MAX_CURVE_POINTS = 100
-_NAMED_CLASSES = 3
+SURE, TORN, UNFAMILIAR = range(3)
+# Classes a sentence names before it counts the others.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
-class VerdictRules:
-    """The numbers that make a verdict of a prediction.
+class VerdictRule:
+    """What makes an answer sure, torn or unfamiliar; made by `bndl_hf.uncertainty.fit_decisions`.
 
     Attributes:
         risk: accepted share of errors among the sure answers, in (0, 1).
-        delta: probability, over held-out sets, that the true share is larger after all, in (0, 1).
-        threshold: largest probability from which on an answer is sure, in [0, 1]; None where no threshold could be
-            promised to hold the risk, and then no answer is sure.
-        num_held_out: images the threshold was fitted on, >= 1.
-        coverage: share of images whose prediction set holds the true class, in (0, 1); None without sets.
-        familiar: share of images of the model's own kind that are familiar, in (0, 1); None where it was not fitted.
-        unfamiliar_above: Fisher's statistic beyond which an image is unfamiliar; None likewise.
-        risk_curve: (threshold, upper bound on the share of errors, share of images that are sure), ascending in the
-            threshold, at most 100 of them; all bounds hold together with probability 1 - delta.
+        delta: probability, over held-out sets, that the true share is above `risk` after all, in (0, 1).
+        threshold: largest probability from which on an answer is sure, in [0, 1]; None where the held-out images could
+            not promise the risk, and nothing is sure.
+        coverage: share of the torn images' prediction sets that hold the true class, in (0, 1); None without sets.
+        familiar: share of images of the model's own kind that are called familiar, in (0, 1); None where unfamiliar
+            images are not told.
+        unfamiliar_above: Fisher's statistic (familiarity.py) above which an image is unfamiliar; None likewise.
+        num_held_out: how many images the numbers are from.
+        risk_curve: (threshold, share of errors it holds with confidence 1 - delta, share of held-out images answered),
+            ascending in the threshold: what other risks would cost.
     """
 
     risk: float
     delta: float
     threshold: float | None
+    coverage: float | None
+    familiar: float | None
+    unfamiliar_above: float | None
     num_held_out: int
-    coverage: float | None = None
-    familiar: float | None = None
-    unfamiliar_above: float | None = None
     risk_curve: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("risk", "delta", "coverage", "familiar"):
             value = getattr(self, name)
-            optional = name in ("coverage", "familiar")
-            if not (is_number(value) and 0 < value < 1) and not (optional and value is None):
-                raise ValueError(f"{name}={value!r} of the verdict must lie in (0, 1){', or be None' * optional}.")
-        if not (self.threshold is None or (is_number(self.threshold) and 0 <= self.threshold <= 1)):
-            raise ValueError(f"threshold={self.threshold!r} of the verdict must lie in [0, 1], or be None.")
-        if not (self.unfamiliar_above is None or is_number(self.unfamiliar_above)):
-            raise ValueError(f"unfamiliar_above={self.unfamiliar_above!r} of the verdict must be a finite number.")
+            may_be_none = name in ("coverage", "familiar")
+            if not (value is None and may_be_none) and not (is_number(value) and 0 < value < 1):
+                raise ValueError(f"{name}={value!r} must be a fraction in (0, 1){' or None' * may_be_none}.")
+        if self.threshold is not None and not (is_number(self.threshold) and 0 <= self.threshold <= 1):
+            raise ValueError(f"threshold={self.threshold!r} must be a probability in [0, 1], or None.")
+        if self.unfamiliar_above is not None and not (is_number(self.unfamiliar_above) and self.unfamiliar_above >= 0):
+            raise ValueError(f"unfamiliar_above={self.unfamiliar_above!r} must be a finite number >= 0, or None.")
         if (self.familiar is None) != (self.unfamiliar_above is None):
             raise ValueError(
-                f"familiar={self.familiar!r} and unfamiliar_above={self.unfamiliar_above!r} of the verdict go "
-                "together: both numbers, or both None."
+                f"familiar={self.familiar!r} and unfamiliar_above={self.unfamiliar_above!r} go together: give both, or "
+                "neither."
             )
-        if isinstance(self.num_held_out, bool) or not isinstance(self.num_held_out, int) or self.num_held_out < 1:
-            raise ValueError(f"num_held_out={self.num_held_out!r} of the verdict must be a whole number, 1 or more.")
-        _check_curve(self.risk_curve)
+        if not isinstance(self.num_held_out, int) or isinstance(self.num_held_out, bool) or self.num_held_out < 1:
+            raise ValueError(f"num_held_out={self.num_held_out!r} must be a whole number of images, 1 or more.")
+        for point in self.risk_curve:
+            if len(point) != 3 or not all(is_number(value) and 0 <= value <= 1 for value in point):
+                raise ValueError(f"risk_curve holds {point!r}; three fractions fit: threshold, risk, share answered.")
+        if [point[0] for point in self.risk_curve] != sorted(point[0] for point in self.risk_curve):
+            raise ValueError("risk_curve must ascend in its thresholds.")
 
-    def judge(self, probs: Tensor, fisher_statistic: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(verdict [B], int64 indices of VERDICTS; is_familiar [B], bool, or None where that is not known).
+    def is_familiar(self, fisher_statistic: Tensor | None) -> Tensor | None:
+        """Whether images are like those of the model's own kind, [B] bool; None where that is not told.
 
-        Args:
-            probs: predictive probabilities, [B, C].
-            fisher_statistic: of the same images, [B]; None where the layer has no familiarity.
+        Raises:
+            ValueError: the rule needs a statistic that the model does not give.
         """
-        # float64: the threshold may lie between two neighbouring float32 numbers.
-        verdict = probs.argmax(dim=-1).new_full((len(probs),), _TORN)
-        if self.threshold is not None:
-            sure = (in_float64(probs).amax(dim=-1) >= self.threshold).to(probs.device)
-            verdict = verdict.masked_fill(sure, _SURE)
-        if self.unfamiliar_above is None or fisher_statistic is None:
-            return verdict, None
-        is_familiar = (in_float64(fisher_statistic) <= self.unfamiliar_above).to(probs.device)
-        return verdict.masked_fill(~is_familiar, _UNFAMILIAR), is_familiar
+        if self.unfamiliar_above is None:
+            return None
+        if fisher_statistic is None:
+            raise ValueError(
+                "The stored verdict tells unfamiliar images by a statistic this model has lost; call "
+                "set_decisions(fit_decisions(...)) again, or set_decisions(None) to go without verdicts."
+            )
+        return in_float64(fisher_statistic).to(fisher_statistic.device) <= self.unfamiliar_above
+
+    def verdicts(self, probs: Tensor, is_familiar: Tensor | None) -> Tensor:
+        """Indices into `VERDICTS`, [B] int64, for probabilities [B, C] and familiarity [B] or None."""
+        if self.threshold is None:
+            is_sure = torch.zeros(len(probs), dtype=torch.bool, device=probs.device)
+        else:  # float64: the threshold may lie between two neighbouring float32 numbers
+            is_sure = (in_float64(probs).amax(dim=-1) >= self.threshold).to(probs.device)
+        verdict = torch.where(is_sure, SURE, TORN)
+        return verdict if is_familiar is None else torch.where(is_familiar, verdict, UNFAMILIAR)
+
+    def threshold_at(self, risk: float) -> float | None:
+        """The least threshold of `risk_curve` that holds `risk`; None where no image could be answered at it.
+
+        Raises:
+            ValueError: risk is outside (0, 1).
+        """
+        if not (is_number(risk) and 0 < risk < 1):
+            raise ValueError(f"risk={risk!r} must lie in (0, 1): it is the accepted share of errors among the sure.")
+        if risk == self.risk:
+            return self.threshold
+        return min((point[0] for point in self.risk_curve if point[1] <= risk), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold of it, and `from_dict` reads."""
         return {**asdict(self), "risk_curve": [list(point) for point in self.risk_curve]}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VerdictRules:
-        """Rules from what `to_dict` wrote.
+    def from_dict(cls, values: Mapping[str, Any]) -> VerdictRule:
+        """A rule from what `to_dict` wrote.
 
         Raises:
             ValueError: entries are missing, unknown, or out of their range.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"A verdict is stored as a mapping of its entries, not as {values!r}.")
-        known = {field.name for field in fields(cls)}
-        missing = {"risk", "delta", "threshold", "num_held_out"} - set(values)
-        if missing or set(values) - known:
+        known = [field.name for field in fields(cls)]
+        missing = [name for name in known if name not in values and name != "risk_curve"]
+        if missing or set(values) - set(known):
             raise ValueError(
-                f"A verdict has the entries {', '.join(sorted(known))}; missing: "
-                f"{', '.join(sorted(missing)) or 'none'}, unknown: {', '.join(sorted(set(values) - known)) or 'none'}."
+                f"A verdict has the entries {', '.join(known)}; missing: {', '.join(missing) or 'none'}, unknown: "
+                f"{', '.join(sorted(set(values) - set(known))) or 'none'}."
             )
         curve = values.get("risk_curve", ())
-        if not isinstance(curve, list | tuple) or not all(isinstance(point, list | tuple) for point in curve):
-            raise ValueError(f"risk_curve={curve!r} of the verdict must be a list of points of three numbers.")
+        if not isinstance(curve, Sequence) or not all(isinstance(point, Sequence) for point in curve):
+            raise ValueError(f"risk_curve={curve!r} must be a list of (threshold, risk, share answered).")
         return cls(**{**values, "risk_curve": tuple(tuple(point) for point in curve)})
 
 
-def describe_answers(
-    probs: Tensor,
-    verdict: Tensor | None,
-    prediction_sets: Tensor | None,
-    rules: Mapping[str, Any] | None,
-    id2label: Mapping[int, str] | None = None,
-) -> list[tuple[str, str | None]]:
-    """(sentence, reason) of each image; the reason is None where there is no verdict.
+def reason(verdict: str, rule: VerdictRule | None, names: Sequence[str] = ()) -> str:
+    """Why an answer has its verdict, in words that follow it: "at most 2 % of such answers are wrong".
 
     Args:
-        probs: [B, C].
-        verdict: [B], or None.
-        prediction_sets: [B, C] bool, or None.
-        rules: the verdict's, as `VerdictRules.to_dict` writes them; None without a verdict.
-        id2label: the names of the classes; None calls them "class 0" and so on.
+        verdict: one of `VERDICTS`.
+        rule: what decided.
+        names: classes of the image's prediction set, most probable first; empty without sets.
     """
-    answers: list[tuple[str, str | None]] = []
-    for image, row in enumerate(probs.tolist()):
-        order = sorted(range(len(row)), key=lambda c: -row[c])
-        top = f"{_name(order[0], id2label)}, {percent(row[order[0]])}"
-        if verdict is None or rules is None:
-            answers.append((top, None))
-            continue
-        code = int(verdict[image])
-        inside = order[:1]
-        if prediction_sets is not None and rules.get("coverage") is not None:
-            members = prediction_sets[image].tolist()
-            inside = [c for c in order if members[c]]
-        if code == _SURE:
-            reason = f"of answers this sure, at most {_of_hundred(rules['risk'])} % are wrong"
-            sentence = f"{top}: sure ({reason})"
-        elif code == _UNFAMILIAR:
-            reason = "unlike the images it was fitted on"
-            sentence = f"{reason} ({top}): unfamiliar"
-        elif len(inside) > 1:
-            names = [_name(c, id2label) for c in inside]
-            reason = f"{_listed(names)}: one of them in {_of_hundred(rules['coverage'])} of 100"
-            chances = ", ".join(percent(row[c]) for c in inside[:_NAMED_CLASSES])
-            sentence = f"{_listed(names)} ({chances}): torn; one of them in {_of_hundred(rules['coverage'])} of 100"
-        else:
-            reason = _why_not_sure(rules)
-            sentence = f"{top}: torn ({reason})"
-        answers.append((sentence, reason))
-    return answers
+    if rule is None:
+        return ""
+    if verdict == "sure":
+        return f"at most {as_percentage(rule.risk)} of answers this sure are wrong"
+    if verdict == "unfamiliar":
+        assert rule.familiar is not None
+        return f"unlike {as_percentage(rule.familiar)} of the images it was checked on"
+    if names and rule.coverage is not None:
+        share = as_percentage(rule.coverage)
+        if len(names) == 1:
+            return f"too unsure to promise {as_percentage(rule.risk)} errors, but nothing else is likely"
+        return f"{listed(names)}; {share} of such sets hold the right class"
+    if rule.threshold is None:
+        return f"too few images were checked to promise {as_percentage(rule.risk)} errors"
+    return f"too unsure to promise {as_percentage(rule.risk)} errors"
 
 
-def percent(share: float) -> str:
-    """A probability in words: "61 %", and "over 99 %" or "under 1 %" where rounding would say 100 or 0."""
-    if 0.995 <= share < 1:
-        return "over 99 %"
-    return "under 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+def describe(
+    probs: Sequence[float],
+    names: Sequence[str],
+    verdict: str | None,
+    rule: VerdictRule | None,
+    in_set: Sequence[bool] | None,
+) -> str:
+    """One image's answer as a sentence.
+
+    Args:
+        probs: C probabilities.
+        names: of the C classes.
+        verdict: one of `VERDICTS`; None where none was fitted.
+        rule: what decided, or None.
+        in_set: whether each class is in the prediction set; None without sets.
+
+    Example:
+        >>> rule = VerdictRule(0.02, 0.05, 0.9, 0.95, None, None, 500)
+        >>> describe([0.98, 0.02], ["cat", "dog"], "sure", rule, None)
+        'cat, 98 %: sure, at most 2 % of answers this sure are wrong'
+        >>> describe([0.61, 0.33, 0.06], ["cat", "dog", "owl"], "torn", rule, [True, True, False])
+        'cat, 61 %: torn, cat (61 %) or dog (33 %); 95 % of such sets hold the right class'
+    """
+    order = sorted(range(len(probs)), key=lambda c: -probs[c])
+    top = order[0]
+    answer = f"{names[top]}, {as_percentage(probs[top])}"
+    if verdict is None:
+        return answer
+    chosen = [] if in_set is None else [f"{names[c]} ({as_percentage(probs[c])})" for c in order if in_set[c]]
+    return f"{answer}: {verdict}, {reason(verdict, rule, chosen)}"
 
 
-def _why_not_sure(rules: Mapping[str, Any]) -> str:
-    risk = _of_hundred(rules["risk"])
-    if rules["threshold"] is None:
-        return f"{rules['num_held_out']} held-out images promise no answers of which at most {risk} % are wrong"
-    return f"below the {100 * rules['threshold']:.3g} % from which on at most {risk} % are wrong"
+def as_percentage(value: float) -> str:
+    """A fraction as people read it: "98 %", "99.2 %", "> 99.9 %", "< 0.1 %"; never a certain 0 or 100.
+
+    Example:
+        >>> [as_percentage(value) for value in (0.5, 0.02, 0.0004, 0.9921, 0.99999)]
+        ['50 %', '2 %', '< 0.1 %', '99.2 %', '> 99.9 %']
+    """
+    percent = 100 * value
+    if percent < 0.1:
+        return "< 0.1 %"
+    if percent > 99.9:
+        return "> 99.9 %"
+    digits = 1 if min(percent, 100 - percent) < 1.95 else 0
+    written = f"{percent:.{digits}f}"
+    return f"{written.removesuffix('.0')} %"
 
 
-def _of_hundred(share: float) -> str:
-    return f"{100 * share:.3g}"
+def listed(names: Sequence[str]) -> str:
+    """ "cat or dog"; beyond three classes "cat, dog, owl or 4 others"."""
+    if len(names) > _NAMED + 1:
+        return f"{', '.join(names[:_NAMED])} or {len(names) - _NAMED} others"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _name(label: int, id2label: Mapping[int, str] | None) -> str:
-    return f"class {label}" if id2label is None else id2label[label]
-
-
-def _listed(names: Sequence[str]) -> str:
-    """ "cat or dog"; of many the first few."""
-    if len(names) > _NAMED_CLASSES:
-        others = len(names) - _NAMED_CLASSES
-        return f"{', '.join(names[:_NAMED_CLASSES])} or {others} other{'s' * (others > 1)}"
-    return " or ".join([", ".join(names[:-1]), names[-1]])
-
-
-def _check_curve(curve: Sequence[Any]) -> None:
-    fits = len(curve) <= MAX_CURVE_POINTS and all(
-        len(point) == 3 and all(is_number(value) and 0 <= value <= 1 for value in point) for point in curve
-    )
-    if not fits or any(before[0] >= after[0] for before, after in pairwise(curve)):
-        raise ValueError(
-            f"risk_curve of the verdict must hold at most {MAX_CURVE_POINTS} points (threshold, bound, share) in "
-            f"[0, 1], ascending in the threshold; {len(curve)} arrived."
-        )
-
-
-__all__ = ["VERDICTS", "VerdictRules", "describe_answers", "percent"]
+__all__ = ["VERDICTS", "VerdictRule", "as_percentage", "describe", "listed", "reason"]

@@ -132,13 +132,13 @@ def _forget_decisions(layer: PosteriorHead) -> None:
     if layer.familiarity is not None:
         layer.set_familiarity(None)
         logger.warning("What is familiar was fitted before this training and is dropped; fit it again after it.")
-    if recalibrated or any(v is not None for v in (config.abstain_below, config.conformal, config.verdict)):
+    if recalibrated or config.abstain_below is not None or config.conformal is not None:
         logger.warning(
-            "Temperature, prediction sets, verdict and abstention threshold were fitted before this training and are "
-            "dropped; fit them again after it."
+            "Temperature, prediction sets and abstention threshold were fitted before this training and are dropped; "
+            "fit them again after it."
         )
         layer.set_abstention(None)
-        layer.set_decisions(None)
+        layer.set_conformal(None)
         layer.set_temperature(1.0)
 
 

@@ -68,7 +68,7 @@ def recalibrate(trainer: BNDLTrainer, dataset: Any = None) -> FittedTemperature:
 def _predictions(trainer: BNDLTrainer, model: Any, dataset: Any) -> tuple[BNDLPrediction, Tensor]:
     """The exact prediction for all images, and their labels [N], the same in every process."""
     layer = trained_decision_layer(model)
-    parts: list[dict[str, Tensor]] = []
+    parts: list[dict[str, Any]] = []
     for batch in trainer.get_eval_dataloader(dataset):
         inputs = trainer._prepare_inputs(batch)
         with trainer.compute_loss_context_manager():
@@ -80,5 +80,4 @@ def _predictions(trainer: BNDLTrainer, model: Any, dataset: Any) -> tuple[BNDLPr
     if not parts:
         raise ValueError("The held-out set has no images; pass some that were not trained on.")
     labels = torch.cat([part.pop("labels") for part in parts])
-    predictions: list[dict[str, Any]] = [*parts]
-    return join_predictions([BNDLPrediction(**part) for part in predictions]), labels
+    return join_predictions([BNDLPrediction(**part) for part in parts]), labels

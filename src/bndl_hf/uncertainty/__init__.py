@@ -6,7 +6,7 @@ and results are Python numbers or small CPU tensors. No number depends on the or
 a ValueError that says what fits.
 """
 
-from .abstention import FittedAbstention, fit_abstention, risk_bounds, risk_upper_bound
+from .abstention import FittedAbstention, fit_abstention, images_needed, risk_upper_bound
 from .calibration import (
     CalibrationBins,
     adaptive_calibration_error,
@@ -86,6 +86,7 @@ __all__ = [
     "fit_familiarity",
     "fit_temperature",
     "gap_test",
+    "images_needed",
     "mean_set_size",
     "negative_log_likelihood",
     "ood_aupr",
@@ -96,7 +97,6 @@ __all__ = [
     "pavpu_from_p_value",
     "recommended_ood_score",
     "risk_at_coverage",
-    "risk_bounds",
     "risk_coverage_curve",
     "risk_upper_bound",
     "sampled_pavpu",

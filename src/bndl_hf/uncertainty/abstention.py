@@ -1,9 +1,10 @@
 """A reject option calibrated to a risk: "at most 1 % errors among the images answered", and how sure that is.
 
 Selection with guaranteed risk (Geifman and El-Yaniv 2017, arXiv:1705.08500): the exact binomial (Clopper-Pearson) upper
-bound on the error rate above a threshold, at every threshold tried, all of them together with confidence 1 - delta.
-selective.py has the whole risk-coverage curve; recalibration does not change the order of an image's classes, but it
-may change which image is surer, so recalibrate first.
+bound on the error rate above a threshold. Thresholds are tried in a fixed order, the surest images first, as long as
+the bound holds (fixed-sequence testing, Maurer et al. 1995; Angelopoulos et al. 2021, arXiv:2110.01052, Sec. 3), so
+that one delta serves them all. selective.py has the whole risk-coverage curve; recalibration does not change the order
+of an image's classes, but it may change which image is surer, so recalibrate first.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from bndl_hf.model.predictive import BNDLPrediction
 
 from .validation import check_correct, check_probs, check_scores
 
-# Thresholds tried: one per cent of the calibration images apart. More would share delta among more bounds.
+# Thresholds tried: one per cent of the calibration images apart.
 NUM_THRESHOLDS = 100
+# Where a sequence starts: one error among the surest images would end the only one. Each has its share of delta, so few
+# images get one, and every so many errors allowed for another, up to four.
+MAX_SEQUENCES = 4
+_ERRORS_A_SEQUENCE = 6.0
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,9 @@ def fit_abstention(
     every second time.
 
     Departure: Geifman and El-Yaniv look for the threshold by bisection, where what is tried depends on what was found;
-    sharing delta among the steps does not cover that. Here the thresholds tried are a hundred fixed ranks, and the
-    errors counted are those above a threshold, without the image that makes it; the bounds then hold together
-    (Bonferroni).
+    sharing delta among the steps does not cover that. Here the thresholds tried are a hundred fixed ranks in a fixed
+    order, each only where the one before it held, and the errors counted are those above a threshold, without the image
+    that makes it.
 
     Args:
         prediction: of held-out images, or their probabilities [N, C]: the threshold is on the largest probability,
@@ -142,63 +147,55 @@ def _empirical(scores: Tensor, errors: Tensor, risk: float) -> FittedAbstention:
 
 
 def _guaranteed(scores: Tensor, errors: Tensor, risk: float, delta: float, dtype: torch.dtype) -> FittedAbstention:
-    """Most images whose bound is within the risk asked for, at ranks that do not depend on the data."""
+    """Most images at a threshold of a sequence all of whose bounds up to it are within the risk asked for."""
     num_images = len(scores)
-    bounds = _bounds(scores, errors, delta, dtype)
-    within = [entry for entry in bounds if entry[0] <= risk]
-    if not within:
-        bound, count, _ = min(bounds)
-        raise ValueError(_out_of_reach(risk, f" with delta={delta}", bound, count / num_images, num_images))
-    bound, count, threshold = max(within, key=lambda entry: entry[1])
+    ranks = sorted({math.ceil(num_images * j / NUM_THRESHOLDS) for j in range(1, NUM_THRESHOLDS + 1)})
+    starts = _starts(num_images, ranks, risk, delta)
+    share = delta / max(1, len(starts))
+    found, lowest = None, (1.0, 0)
+    tried: dict[int, tuple[float, int, float]] = {}  # rank -> bound, images answered, threshold
+    for start in starts or [ranks[-1]]:
+        for rank in ranks[ranks.index(start) :]:
+            if rank not in tried:
+                # Above the confidence of one image, given that one, the others are independent draws; the last is all.
+                everyone = rank == num_images
+                count = num_images if everyone else int((scores > scores[rank]).sum())
+                threshold = -math.inf if everyone else _next_above(scores[rank], dtype)
+                tried[rank] = (risk_upper_bound(int(errors[count]), count, share), count, threshold)
+            bound, count, _ = tried[rank]
+            lowest = min(lowest, (bound, count))
+            if bound > risk and count:  # ties with the surest image leave nothing to test
+                break
+            if count and (found is None or count > found[1]):
+                found = tried[rank]
+    if found is None:
+        where = (risk, f" with delta={delta}", lowest[0], lowest[1] / num_images, num_images)
+        raise ValueError(_out_of_reach(*where))
+    bound, count, threshold = found
     observed = (errors[count] / count).item()
     return FittedAbstention(threshold, risk, delta, count / num_images, observed, bound, num_images)
 
 
-def _bounds(scores: Tensor, errors: Tensor, delta: float, dtype: torch.dtype) -> list[tuple[float, int, float]]:
-    """(bound, images answered, threshold) of each rank tried; all bounds hold together with confidence 1 - delta."""
-    num_images = len(scores)
-    tries = sorted({math.ceil(num_images * j / NUM_THRESHOLDS) for j in range(1, NUM_THRESHOLDS + 1)})
-    bounds = []
-    for rank in tries:
-        # Above the confidence of one image, given that one, the others are independent draws; the last rank is all.
-        everyone = rank == num_images
-        count = num_images if everyone else int((scores > scores[rank]).sum())
-        threshold = -math.inf if everyone else _next_above(scores[rank], dtype)
-        bounds.append((risk_upper_bound(int(errors[count]), count, delta / len(tries)), count, threshold))
-    return bounds
-
-
-def risk_bounds(confidence: Tensor, correct: Tensor, delta: float = 0.05) -> list[tuple[float, float, float]]:
-    """What each threshold promises, for a reader who chooses the risk afterwards: the bounds hold all together.
-
-    Args:
-        confidence: of held-out images, [N], higher for surer ones.
-        correct: whether each answer is right, [N], booleans or 0/1.
-        delta: probability, over held-out sets, that any of the bounds fails, in (0, 1).
-
-    Returns:
-        (threshold, upper bound on the share of errors among the answered, share answered) of at most a hundred
-        thresholds, ascending; the first is -inf, which answers everything. `fit_abstention` takes its threshold from
-        these.
-
-    Raises:
-        ValueError: confidence empty or NaN, correct of another length, delta out of range.
+def images_needed(risk: float, delta: float) -> int:
+    """How many images without an error it takes to promise a risk: the least n with (1 - risk)^n <= delta.
 
     Example:
-        >>> curve = risk_bounds(torch.linspace(0, 1, 1000), torch.ones(1000))
-        >>> [round(value, 4) for value in curve[0]]  # 1 - (0.05 / 100) ** (1 / 1000)
-        [-inf, 0.0076, 1.0]
+        >>> images_needed(0.02, 0.05)
+        149
     """
-    if not 0 < delta < 1:
-        raise ValueError(f"delta={delta} is not in (0, 1); 0.05 lets the promise fail for one calibration set in 20.")
-    given = torch.as_tensor(confidence).detach()
-    scores = check_scores(given, "confidence")
-    wrong = 1 - check_correct(correct, len(scores))
-    order = scores.argsort(descending=True)
-    errors = torch.cat([wrong.new_zeros(1), wrong[order].cumsum(dim=0)])
-    bounds = _bounds(scores[order], errors, delta, given.dtype)
-    found = {t: (t, bound, count / len(scores)) for bound, count, t in bounds}
-    return [found[t] for t in sorted(found)]
+    return math.ceil(math.log(delta) / math.log1p(-risk))
+
+
+def _starts(num_images: int, ranks: list[int], risk: float, delta: float) -> list[int]:
+    """The ranks where sequences start, from the number of images alone; none where no error at all is too many."""
+    wanted = num_images * risk / _ERRORS_A_SEQUENCE
+    for count in range(max(1, min(MAX_SEQUENCES, int(wanted))), 0, -1):
+        least = images_needed(risk, delta / count)
+        usable = [rank for rank in ranks if rank >= least]
+        if usable:
+            steps = [usable[0] * (num_images / usable[0]) ** (j / count) for j in range(count)]
+            return sorted({min(rank for rank in usable if rank >= math.floor(step)) for step in steps})
+    return []
 
 
 def _next_above(score: Tensor, dtype: torch.dtype) -> float:

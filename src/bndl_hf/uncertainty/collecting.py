@@ -52,7 +52,7 @@ def collect_predictions(
             f"A {type(model).__name__} has no predict; pass a BNDLForImageClassification, a BNDLDecisionLayer or a "
             "BNDLPrediction."
         )
-    batches, num_images = _batches(data, labels, batch_size)
+    batches, num_images = batches_of(data, labels, batch_size)
     device = next(model.parameters()).device
     predictions, truths = [], []
     with tqdm(total=num_images, desc="Predictions", unit=" images", disable=not progress) as bar:
@@ -94,12 +94,14 @@ def _on_cpu(value: Any) -> Any:
 def _joined(name: str, parts: list[Any]) -> Any:
     if any(part is None for part in parts):
         return None
-    if name == "verdict_rules":
-        return parts[0] if all(part == parts[0] for part in parts) else None
+    if not isinstance(parts[0], Tensor):  # the rule behind the verdicts, of the model and not of an image
+        return parts[0]
     return torch.cat(parts, dim=1 if name == "logits_samples" else 0)  # draws come first: [S, B, C]
 
 
-def _batches(data: Any, labels: Tensor | None, batch_size: int) -> tuple[Iterable[Mapping[str, Any]], int | None]:
+def batches_of(
+    data: Any, labels: Tensor | None = None, batch_size: int = 256
+) -> tuple[Iterable[Mapping[str, Any]], int | None]:
     """Batches of dictionaries, and the number of images where it is known."""
     if isinstance(data, Tensor):
         if labels is None or len(labels) != len(data):

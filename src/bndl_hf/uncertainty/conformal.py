@@ -207,9 +207,18 @@ def _rank(num_images: int, coverage: float) -> int:
     return math.ceil((num_images + 1) * coverage - 1e-9)  # 0.07 * 100 is 7.000000000000001 in float64
 
 
+def images_for_coverage(coverage: float) -> int:
+    """How many images it takes: the least n with ceil((n + 1) coverage) <= n.
+
+    Example:
+        >>> images_for_coverage(0.95), images_for_coverage(0.99)
+        (19, 99)
+    """
+    return math.ceil(coverage / (1 - coverage) - 1e-9)
+
+
 def _check_enough(num_images: int, coverage: float, where: str = "") -> None:
-    if _rank(num_images, coverage) > num_images:
-        needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+    if num_images < (needed := images_for_coverage(coverage)):
         raise ValueError(
             f"coverage={coverage} takes at least {needed} held-out images{where}; there are {num_images}. Pass more, "
             "or ask for less."

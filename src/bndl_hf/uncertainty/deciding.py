@@ -1,315 +1,306 @@
-"""All decisions from one pass over held-out images: temperature, familiarity, verdicts and prediction sets.
+"""From held-out images to verdicts: which answers are sure, between what the others are torn, what is unfamiliar.
 
-What is promised about images to come must not be fitted on the images that changed what is judged. So a first fold of
-the held-out images serves the temperature and the familiarity, and the rest, which neither saw, serves the limits:
-the unfamiliar (a conformal quantile), the sure (abstention.py) and the sets (conformal.py). The limit of the sure is
-fitted on familiar images only, because only those are called sure: given the one image that makes the limit of the
-unfamiliar, the others below it are independent draws, so the binomial bounds hold for them.
+One pass over the images, then four fits that build on each other: the temperature where it pays on other images than
+those it was fitted on, the threshold of sure answers (abstention.py), the prediction sets of the others (conformal.py)
+and what is unusual (familiarity.py). What the images are too few to promise is left out and said. The verdict itself is
+`bndl_hf.model.verdicts`, because it travels with the model.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.familiarity import Familiarity
-from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.prediction_sets import ConformalPredictor
 from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.model.verdicts import VerdictRules
+from bndl_hf.model.verdicts import VerdictRule, as_percentage
 
-from .abstention import NUM_THRESHOLDS, risk_bounds
-from .collecting import _batches, collect_predictions
-from .conformal import fit_conformal
+from .abstention import fit_abstention, images_needed
+from .collecting import batches_of, collect_predictions
+from .conformal import fit_conformal, images_for_coverage
 from .familiarity import MIN_HELD_OUT, fit_familiarity
-from .recalibration import fit_temperature
+from .recalibration import FittedTemperature, fit_temperature, smoothing_of_few
 from .scoring import log_loss_per_image
 
-# Share of the held-out images that serves temperature and familiarity; more where class means must come from it too.
-FIRST_FOLD, FIRST_FOLD_WITH_MEANS = 0.2, 0.5
-# Fewer images than this in the first fold fit no temperature.
-MIN_FOR_TEMPERATURE = 50
-# A temperature is kept where it lowers the likelihood of images it did not see by this many standard errors.
-_STANDARD_ERRORS = 2.0
+# Risks a reader may slide to, each with its own threshold.
+RISKS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+
+Images = Dataset | Iterable[Mapping[str, Tensor]] | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class FittedDecisions:
-    """What `fit_decisions` found; `model.set_decisions` takes it as it is, `print` says what it promises.
+    """What `fit_decisions` found; `model.set_decisions` takes it as it is, `print` says it in sentences.
 
     Attributes:
-        rules: the limits of the sure and of the unfamiliar, with what they promise.
-        conformal: the prediction sets; None where too few images were left for the coverage.
-        familiarity: to be stored; None where the layer keeps its own, or has none.
-        temperature, variance_scale: T and v to be stored; those the layer has where no better ones were found.
-        num_first, num_images: images of the first fold, and of the rest, which the limits were fitted on.
-        share_sure: share of the rest that are sure.
-        notes: sentences on what was found, and what could not be promised.
+        rule: when an answer is sure, torn or unfamiliar.
+        conformal: the prediction sets; None where they were not asked for, or too few images were torn or held out.
+        familiarity: statistics of familiar features; None where the model keeps those it has, or none were asked for.
+        temperature: to be stored with them; None leaves the model's own.
+        notes: sentences: what is promised, what could not be and how many images that would take.
     """
 
-    rules: VerdictRules
+    rule: VerdictRule
     conformal: ConformalPredictor | None
     familiarity: Familiarity | None
-    temperature: float
-    variance_scale: float
-    num_first: int
-    num_images: int
-    share_sure: float
+    temperature: FittedTemperature | None
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\n".join(self.notes)
+        return "\n".join([f"From {self.rule.num_held_out:,} held-out images:", *(f"- {note}" for note in self.notes)])
 
 
 def fit_decisions(
     model: Any,
-    held_out: Any,
+    held_out: Images,
     risk: float = 0.02,
-    coverage: float = 0.95,
-    familiar: float = 0.99,
+    coverage: float | None = 0.95,
+    familiar: float | None = 0.99,
     *,
     delta: float = 0.05,
-    training: tuple[Tensor, Tensor] | None = None,
-    temperature: bool = True,
-    batch_size: int = 256,
+    training: Images | None = None,
+    recalibrate: bool = True,
     seed: int = 0,
     progress: bool = True,
 ) -> FittedDecisions:
-    """When an answer is sure, torn or unfamiliar, from one pass over held-out images.
+    """Everything a verdict needs, from images that were not trained on.
+
+    - *Sure*: of the answers with this probability or more at most `risk` are wrong, for 1 - delta of all held-out sets
+      (Clopper-Pearson, fixed-sequence testing; `fit_abstention`).
+    - *Torn*: the prediction sets of images that are not sure hold the true class with probability `coverage`: they are
+      fitted on such images alone (adaptive sets, Romano et al. 2020), or on all where fewer are torn than that takes.
+    - *Unfamiliar*: Fisher's statistic (`fit_familiarity`) above that of the share `familiar` of held-out images, with
+      the correction of split conformal prediction for their number.
 
     Args:
-        model: a `BNDLForImageClassification`, or a decision layer.
-        held_out: images that were not trained on and nothing is reported on: a dataset, a DataLoader or batches of
-            {"pixel_values" or "features", "labels"}; or (features [M, D], labels [M]).
-        risk: accepted share of errors among the sure answers, in (0, 1).
-        coverage: share of images whose prediction set is to hold the true class, in (0, 1).
-        familiar: share of images of the model's own kind that are to be called familiar, in (0, 1).
-        delta: probability, over held-out sets, that the true share of errors is above `risk` after all.
-        training: (features [N, D], labels [N]) of training images, for the familiarity. None takes what the layer has,
-            and where it has none, class means of half of the held-out images.
-        temperature: look for a temperature too; False keeps the layer's.
-        batch_size: images at a time, of a dataset or features.
-        seed: of the split into folds.
+        model: a `BNDLForImageClassification`, or a decision layer for features. It is not changed.
+        held_out: images it was not trained on: a dataset, a DataLoader or batches of {"pixel_values" or "features",
+            "labels"}, or a pair (features [M, D], labels [M]).
+        risk: accepted share of errors among the sure, in (0, 1).
+        coverage: in (0, 1); None makes no prediction sets.
+        familiar: in (0, 1); None calls nothing unfamiliar.
+        delta: probability that the promise about `risk` fails, in (0, 1).
+        training: training images, of which class means and covariance are taken. Without them those the model has stay;
+            where it has none they are taken from half of the held-out images, and the other half says what is usual.
+        recalibrate: whether to look for a temperature. It is kept where it gains more than a standard error on images
+            it was not fitted on (two folds).
+        seed: of the folds.
         progress: show a bar.
 
     Returns:
-        FittedDecisions. What could not be promised is None in it, and `str` says how many images it would take.
+        FittedDecisions.
 
     Raises:
-        ValueError: a share outside (0, 1), no images, or labels that do not fit.
+        ValueError: no images, labels out of range, or fractions that are none.
 
     Example:
-        >>> decisions = fit_decisions(model, held_out)
+        >>> decisions = fit_decisions(model, held_out, risk=0.02, progress=False)
         >>> model.set_decisions(decisions)
+        >>> decisions.rule.threshold is None  # so few images promise nothing, as print(decisions) says
+        True
     """
     for name, value in {"risk": risk, "coverage": coverage, "familiar": familiar, "delta": delta}.items():
-        if not 0 < value < 1:
-            raise ValueError(f"{name}={value} is not in (0, 1); it is a share.")
-    layer = getattr(model, "decision_layer", model)
-    h, y = _features(model, held_out, batch_size)
-    needs_means = training is None and layer.familiarity is None
-    share = FIRST_FOLD_WITH_MEANS if needs_means else FIRST_FOLD
-    uses_first = temperature or training is not None or needs_means
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    num_first = int(share * len(y)) if uses_first else 0
-    first, rest = order[:num_first], order[num_first:]
+        if value is not None and not 0 < value < 1:
+            raise ValueError(f"{name}={value} is not a fraction in (0, 1).")
+    features, labels = _read(model, held_out, "Held-out images", progress)
+    layer = copy.deepcopy(getattr(model, "decision_layer", model)).cpu().eval()
+    layer.set_decisions(None)
+    layer.set_abstention(None)
     notes: list[str] = []
-    familiarity = _familiarity(layer, (h[first], y[first]), training, needs_means, notes)
-    prediction, labels = collect_predictions(layer, h, y, batch_size=batch_size, progress=progress)
-    T = Recalibration(layer.config.temperature, layer.config.variance_scale)
-    if temperature:
-        T = _temperature(_take(prediction, first), labels[first], T, notes)
-    probs, truth = _probs(_take(prediction, rest), T), labels[rest]
-    statistic = None
-    used = layer.familiarity if familiarity is None else familiarity
-    if used is not None:
-        device = layer.raw_loadings.device
-        parts = zip(h[rest].split(batch_size), prediction.logits_mean[rest].split(batch_size), strict=True)
-        with torch.no_grad():
-            found = [used.to(device)(a.to(device), b.to(device))[1].cpu() for a, b in parts]
-        statistic = torch.cat(found)
-    limit = _unfamiliar_above(statistic, familiar, notes)
-    inside = torch.ones(len(rest), dtype=torch.bool)
-    if limit is not None and statistic is not None:
-        inside = statistic < limit  # without the image that makes the limit
-    confidence, correct = probs.amax(dim=-1), probs.argmax(dim=-1) == truth
-    curve = [
-        (max(t, 0.0), bound, share * inside.double().mean().item())
-        for t, bound, share in risk_bounds(confidence[inside], correct[inside], delta)
-        if t <= 1  # beyond it no probability lies
-    ]
-    threshold = _threshold(curve, risk, delta, int(inside.sum()), notes)
-    sets = _sets(probs, truth, coverage, notes)
-    rules = VerdictRules(
-        risk,
-        delta,
-        threshold,
-        int(inside.sum()),
-        None if sets is None else coverage,
-        None if limit is None else familiar,
-        limit,
-        tuple(curve),
+    first = _half(labels, seed)
+    temperature = _temperature(layer, features, labels, first, notes) if recalibrate else None
+    if temperature is not None:
+        layer.set_temperature(temperature)
+    familiarity, usual = None, torch.ones_like(first)
+    if familiar is not None:
+        known = None if training is None else _read(model, training, "Training images", progress)
+        familiarity, usual = _familiarity(layer, features, labels, first, known, notes)
+        layer.set_familiarity(familiarity or layer.familiarity)
+    prediction, labels = collect_predictions(layer, features, labels, progress=False)
+    curve = _risk_curve(prediction, labels, delta)
+    threshold = _threshold(prediction, labels, risk, delta, notes)
+    unfamiliar_above = None
+    if familiar is not None and prediction.fisher_statistic is not None:
+        unfamiliar_above = _unusual(prediction.fisher_statistic[usual], familiar, notes)
+    conformal = None
+    if coverage is not None:
+        is_sure = prediction.probs.amax(-1).double() >= (math.inf if threshold is None else threshold)
+        conformal = _sets(prediction.probs, labels, is_sure, coverage, notes)
+    rule = VerdictRule(
+        risk=risk,
+        delta=delta,
+        threshold=threshold,
+        coverage=None if conformal is None else coverage,
+        familiar=None if unfamiliar_above is None else familiar,
+        unfamiliar_above=unfamiliar_above,
+        num_held_out=len(labels),
+        risk_curve=curve,
     )
-    sure = inside & (confidence.double() >= (math.inf if threshold is None else threshold))
-    notes.append(f"Of the {len(rest)} images the limits were fitted on, {sure.double().mean():.0%} are sure.")
-    return FittedDecisions(
-        rules,
-        sets,
-        familiarity,
-        float(T.temperature),
-        float(T.variance_scale),
-        num_first,
-        len(rest),
-        sure.double().mean().item(),
-        tuple(notes),
-    )
+    return FittedDecisions(rule, conformal, familiarity, temperature, tuple(notes))
 
 
 @torch.no_grad()
-def _features(model: Any, held_out: Any, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Features [M, D] and labels [M] of the held-out images, on the CPU: the one pass through the backbone."""
-    data, labels = held_out if isinstance(held_out, tuple) else (held_out, None)
-    found: list[tuple[Tensor, Tensor]] = []
+def _read(model: Any, images: Images, name: str, progress: bool) -> tuple[Tensor, Tensor]:
+    """Features [N, D] and labels [N] on the CPU."""
+    if isinstance(images, tuple):
+        features, labels = images
+        return features.detach().float().cpu(), torch.as_tensor(labels).cpu().long()
+    batches, count = batches_of(images)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    try:
-        for batch in _batches_of(data, labels, batch_size):
-            inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
-            if "labels" not in inputs:
+    found: list[tuple[Tensor, Tensor]] = []
+    with tqdm(total=count, desc=name, unit=" images", disable=not progress) as bar:
+        for batch in batches:
+            inputs = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
+            if (truth := inputs.pop("labels", None)) is None:
                 raise ValueError(f"A batch has the entries {', '.join(batch)}; labels are missing.")
-            found.append((features_of(model, inputs).float().cpu(), inputs["labels"].cpu()))
-    finally:
-        model.train(was_training)
-    if sum(len(y) for _, y in found) < 2:
-        raise ValueError("held_out holds fewer than two images; pass some hundred that were not trained on.")
-    return torch.cat([h for h, _ in found]), torch.cat([y for _, y in found])
+            found.append((features_of(model, inputs).float().cpu(), truth.cpu().long()))
+            bar.update(len(truth))
+    model.train(was_training)
+    if not found:
+        raise ValueError(f"{name} are none; pass at least one batch.")
+    return torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
 
 
-def _batches_of(data: Any, labels: Tensor | None, batch_size: int) -> Iterator[Any]:
-    batches, _ = _batches(data, labels, batch_size)
-    yield from batches
+def _half(labels: Tensor, seed: int) -> Tensor:
+    """Half of the images of every class, drawn at random: [M] bool."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[labels[order].argsort(stable=True)]
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[by_class[::2]] = True
+    return chosen
+
+
+def _temperature(
+    layer: Any, features: Tensor, labels: Tensor, first: Tensor, notes: list[str]
+) -> FittedTemperature | None:
+    """A temperature where it gains more than a standard error on images it was not fitted on."""
+    if not 0 < int(first.sum()) < len(labels):
+        return None
+    gains = torch.zeros(len(labels), dtype=torch.float64)
+    judged = copy.deepcopy(layer)
+    for fold in (first, ~first):
+        fitted = _fit_temperature(layer, features[fold], labels[fold])
+        judged.set_temperature(fitted)
+        before, after = (
+            log_loss_per_image(one.predict(features[~fold]).probs.double(), labels[~fold]) for one in (layer, judged)
+        )
+        gains[~fold] = before - after
+    gain, error = gains.mean().item(), gains.std().item() / len(gains) ** 0.5
+    if gain <= error:
+        notes.append(
+            f"The temperature stays {layer.config.temperature:.3g}: another gains {gain:.4f} nats an image on others "
+            f"than it was fitted on, within the noise ({error:.4f})."
+        )
+        return None
+    fitted = _fit_temperature(layer, features, labels)
+    notes.append(
+        f"Temperature {fitted.temperature:.3g}: {gain:.4f} nats an image better, on others than it was fitted on."
+    )
+    return fitted
+
+
+def _fit_temperature(layer: Any, features: Tensor, labels: Tensor) -> FittedTemperature:
+    prediction, labels = collect_predictions(layer, features, labels, progress=False)
+    scale = layer.config.variance_scale
+    return fit_temperature(prediction, labels, variance_scale=scale, label_smoothing=smoothing_of_few(len(labels)))
+
+
+def _threshold(prediction: BNDLPrediction, labels: Tensor, risk: float, delta: float, notes: list[str]) -> float | None:
+    needed = images_needed(risk, delta)
+    try:
+        fitted = fit_abstention(prediction, labels, risk, delta=delta)
+    except ValueError as error:
+        too_few = f"; at least {needed:,} are needed" if len(labels) < needed else ""
+        notes.append(f"Nothing is called sure: {error}{too_few}")
+        return None
+    notes.append(
+        f"Sure: {as_percentage(fitted.coverage)} of these images; at most {as_percentage(risk)} of sure answers are "
+        f"wrong (with confidence {as_percentage(1 - delta)}), {as_percentage(fitted.empirical_risk)} were here."
+    )
+    return max(0.0, fitted.threshold)
+
+
+def _risk_curve(prediction: BNDLPrediction, labels: Tensor, delta: float) -> tuple[tuple[float, float, float], ...]:
+    """(threshold, risk, share answered) for every risk within reach, each by itself with confidence 1 - delta."""
+    points: dict[float, tuple[float, float, float]] = {}
+    for risk in RISKS:
+        if len(labels) < images_needed(risk, delta):
+            continue
+        try:
+            fitted = fit_abstention(prediction, labels, risk, delta=delta)
+        except ValueError:  # out of reach on these images
+            continue
+        threshold = max(0.0, fitted.threshold)
+        points.setdefault(threshold, (threshold, risk, fitted.coverage))
+    return tuple(points[threshold] for threshold in sorted(points))
 
 
 def _familiarity(
     layer: Any,
-    first: tuple[Tensor, Tensor],
+    features: Tensor,
+    labels: Tensor,
+    first: Tensor,
     training: tuple[Tensor, Tensor] | None,
-    needs_means: bool,
     notes: list[str],
-) -> Familiarity | None:
-    """A new familiarity, its quantiles from the first fold; None where the layer keeps its own or none can be had."""
-    h, y = first
-    if training is None and not needs_means:
-        return None
-    usual = h
-    if training is None:
-        half = len(y) // 2
-        training, usual = (h[:half], y[:half]), h[half:]
-        notes.append(
-            f"Without training images, what is familiar was learned from {half} held-out ones: a weaker score; pass "
-            "training=(features, labels)."
-        )
-    if len(usual) < MIN_HELD_OUT:
-        notes.append(f"Too few held-out images to learn what is familiar: {len(usual)} of the {MIN_HELD_OUT} it takes.")
-        return None
-    return fit_familiarity(layer, *training, usual)
-
-
-def _temperature(first: BNDLPrediction, labels: Tensor, now: Recalibration, notes: list[str]) -> Recalibration:
-    """The temperature of the first fold, where one fitted on half of it helps the other half by more than noise."""
-    if len(labels) < MIN_FOR_TEMPERATURE:
-        notes.append(f"The temperature stays {now.temperature:.3g}: {len(labels)} images are too few to fit one.")
-        return now
-    before = log_loss_per_image(_probs(first, now), labels)
-    gain = torch.zeros_like(before)
-    halves = (torch.arange(len(labels)) % 2).bool()
-    for fitted_on, judged_on in ((halves, ~halves), (~halves, halves)):
-        found = _fit(_take(first, fitted_on), labels[fitted_on], now)
-        gain[judged_on] = before[judged_on] - log_loss_per_image(
-            _probs(_take(first, judged_on), found), labels[judged_on]
-        )
-    mean, error = gain.mean().item(), gain.std().item() / math.sqrt(len(gain))
-    helps = f"on images it did not see, another one changes the likelihood by {mean:+.4f} +- {error:.4f} nats an image"
-    if mean <= _STANDARD_ERRORS * error:
-        notes.append(f"The temperature stays {now.temperature:.3g}: {helps}.")
-        return now
-    found = _fit(first, labels, now)
-    notes.append(f"The temperature is {found.temperature:.3g} (it was {now.temperature:.3g}): {helps}.")
-    return found
-
-
-def _fit(prediction: BNDLPrediction, labels: Tensor, now: Recalibration) -> Recalibration:
-    fitted = fit_temperature(
-        prediction, labels, variance_scale=min(float(now.variance_scale), 100.0), label_smoothing=1 / (len(labels) + 1)
-    )
-    return Recalibration(fitted.temperature, fitted.variance_scale)
-
-
-def _unfamiliar_above(statistic: Tensor | None, familiar: float, notes: list[str]) -> float | None:
-    """The ceil((M + 1) familiar)-th smallest statistic: a new image lies below it with at least that probability."""
-    if statistic is None:
-        notes.append("No image is called unfamiliar: the layer has no familiarity.")
-        return None
-    rank = math.ceil((len(statistic) + 1) * familiar - 1e-9)
-    if rank > len(statistic):
-        needed = math.ceil(familiar / (1 - familiar) - 1e-9)
-        notes.append(
-            f"No image is called unfamiliar: that {familiar:.3g} of its own kind are familiar takes {needed} images; "
-            f"{len(statistic)} were left."
-        )
-        return None
-    notes.append(f"Unfamiliar: at most {100 * (1 - familiar):.3g} in 100 images of the model's own kind are called so.")
-    return statistic.double().kthvalue(rank).values.item()
-
-
-def _threshold(
-    curve: list[tuple[float, float, float]], risk: float, delta: float, num_images: int, notes: list[str]
-) -> float | None:
-    """The threshold that answers most of those whose bound is within the risk."""
-    within = [point for point in curve if point[1] <= risk]
-    share = f"{100 * risk:.3g} %"
-    if within:
-        notes.append(
-            f"Sure: at most {share} of the sure answers are wrong, for {100 * (1 - delta):.3g} of 100 held-out sets "
-            f"(fitted on {num_images} images)."
-        )
-        return within[0][0]
-    needed = math.ceil(math.log(delta / NUM_THRESHOLDS) / math.log1p(-risk))
-    lowest = min(point[1] for point in curve)
-    notes.append(
-        f"No answer is sure: {num_images} familiar images do not promise {share} errors (lowest in reach: "
-        f"{100 * lowest:.3g} %); it takes {needed} sure answers without a mistake, and more with some."
-    )
-    return None
-
-
-def _sets(probs: Tensor, labels: Tensor, coverage: float, notes: list[str]) -> ConformalPredictor | None:
-    needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+) -> tuple[Familiarity | None, Tensor]:
+    """New statistics, or None for those the layer has, and the held-out images that say what is usual, [M] bool."""
+    everyone = torch.ones_like(first)
+    if training is None and layer.familiarity is not None:
+        return None, everyone
+    needed = MIN_HELD_OUT if training is not None else 2 * MIN_HELD_OUT
     if len(labels) < needed:
         notes.append(
-            f"No prediction sets: a coverage of {coverage:.3g} takes {needed} images; {len(labels)} were left."
+            f"Nothing is called unfamiliar: {len(labels)} images do not say what is usual; {needed} or more do."
+        )
+        return None, everyone
+    if training is not None:
+        return fit_familiarity(layer, *training, features), everyone
+    notes.append(
+        "Class means are of half of the held-out images, because the model has none: pass training= for better ones."
+    )
+    return fit_familiarity(layer, features[first], labels[first], features[~first]), ~first
+
+
+def _unusual(statistics: Tensor, familiar: float, notes: list[str]) -> float | None:
+    """The ceil((M + 1) familiar)-th smallest statistic: a new image of the same kind lies above it that rarely."""
+    M = len(statistics)
+    rank = math.ceil((M + 1) * familiar - 1e-9)
+    if rank > M:
+        needed = images_for_coverage(familiar)
+        notes.append(
+            f"Nothing is called unfamiliar: {M} images do not show what is rarer than 1 in "
+            f"{1 / (1 - familiar):.0f}; {needed:,} or more do."
         )
         return None
-    notes.append(f"Torn: the prediction set holds the true class in at least {100 * coverage:.3g} of 100 images.")
-    return fit_conformal(probs, labels, coverage)
+    notes.append(f"Unfamiliar: what is less usual than {as_percentage(familiar)} of such images.")
+    return statistics.double().sort().values[rank - 1].item()
 
 
-def _probs(prediction: BNDLPrediction, recalibration: Recalibration) -> Tensor:
-    """Probabilities [B, C], float32 as `predict` makes them, of the same logits under T and v."""
-    top = prediction.logits_mean.argmax(dim=-1, keepdim=True)
-    gaps = prediction.logits_mean - prediction.logits_mean.gather(1, top)
-    return recalibration.log_probs(gaps, prediction.gap_variance).exp()
-
-
-def _take(prediction: BNDLPrediction, rows: Tensor) -> BNDLPrediction:
-    values = {f.name: getattr(prediction, f.name) for f in dataclasses.fields(prediction)}
-    taken: dict[str, Any] = {n: v[rows] if isinstance(v, Tensor) else None for n, v in values.items()}
-    return BNDLPrediction(**taken)
+def _sets(
+    probs: Tensor, labels: Tensor, is_sure: Tensor, coverage: float, notes: list[str]
+) -> ConformalPredictor | None:
+    """Sets fitted on the images that are not sure, on all where these are too few; None where all are."""
+    needed = images_for_coverage(coverage)
+    torn = int((~is_sure).sum())
+    rows = ~is_sure if torn >= needed else torch.ones_like(is_sure)
+    if int(rows.sum()) < needed:
+        notes.append(
+            f"No prediction sets: {len(labels)} images are too few for a coverage of {as_percentage(coverage)}; "
+            f"{needed:,} or more do."
+        )
+        return None
+    whose = "torn images" if torn >= needed else f"all images (only {torn} are torn, and {needed} are needed)"
+    notes.append(f"Torn: the sets of {whose} hold the true class in {as_percentage(coverage)}.")
+    return fit_conformal(probs[rows], labels[rows], coverage, method="aps")

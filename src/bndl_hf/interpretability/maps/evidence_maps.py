@@ -50,11 +50,11 @@ def evidence_on_grid(
     if isinstance(layer.projection, nn.Sequential):  # not linear
         evidence, method = _position_wise(layer, found, coefficients), POSITION_WISE
     else:
-        evidence, method = _exact(layer, found, scores, coefficients), POOLED_AVERAGE
+        evidence, method = pooled_average(layer, found, scores, coefficients), POOLED_AVERAGE
     return evidence.unflatten(-1, (found.grid.height, found.grid.width)), method
 
 
-def _exact(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, coefficients: Tensor) -> Tensor:
+def pooled_average(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, coefficients: Tensor) -> Tensor:
     """e_ij of the formula above, [B, k, P]; columns of h that are not an average (a CLS token) add to no position."""
     active = coefficients * (scores > 0)[:, None]
     weights = active
@@ -63,8 +63,11 @@ def _exact(layer: BNDLDecisionLayer, found: PositionFeatures, scores: Tensor, co
         weights = active.new_zeros(*active.shape[:-1], layer.config.num_projected)
         weights[..., layer.selection.long()] = active
     if isinstance(layer.projection, nn.Linear):
-        used = weights.any(dim=0).any(dim=0)  # a few factors of many
-        weights = weights[..., used] @ layer.projection.weight[used]  # [B, k, K] @ [K, D] -> [B, k, D]
+        projection = layer.projection.weight
+        if not torch.compiler.is_compiling():  # how many are used depends on the images
+            used = weights.any(dim=0).any(dim=0)  # a few factors of many
+            weights, projection = weights[..., used], projection[used]
+        weights = weights @ projection  # [B, k, K] @ [K, D] -> [B, k, D]
     # h^p = h |h|^(p - 1): at the slope of its own image a power is a sum over positions too.
     weights = weights * (power_slope(found.features, layer.config.feature_power) * layer.feature_scale)[:, None]
     elsewhere = weights.clone()

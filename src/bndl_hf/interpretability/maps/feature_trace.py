@@ -27,8 +27,8 @@ class FeatureTrace:
 
     Attributes:
         features: h = f(x), [B, D].
-        maps: the last maps of the image with two positions or more and D or D / 2 channels, each with its grid, the
-            latest last.
+        maps: the last maps of the image with two positions or more and D or D / 2 channels, each with its grid and the
+            module that made it or was the last to hand it on, the latest last.
         norms: (norm, its input [B, D], its output [B, D]) of every normalisation that read one vector an image.
         image_size: (height, width) in pixels.
         pixel_values: what the backbone read, [B, channels, height, width].
@@ -36,7 +36,7 @@ class FeatureTrace:
     """
 
     features: Tensor
-    maps: list[tuple[Tensor, TokenGrid]]
+    maps: list[tuple[Tensor, TokenGrid, nn.Module]]
     norms: list[tuple[nn.Module, Tensor, Tensor]]
     image_size: tuple[int, int]
     pixel_values: Tensor
@@ -51,11 +51,11 @@ class _Recorder:
     widths: set[int]
     image_size: tuple[int, int]
     config: PretrainedConfig
-    maps: dict[tuple[int, torch.Size], tuple[Tensor, TokenGrid]] = field(default_factory=dict)
+    maps: dict[tuple[int, torch.Size], tuple[Tensor, TokenGrid, nn.Module]] = field(default_factory=dict)
     norms: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        tensor = _main_tensor(output)
+        tensor = main_tensor(output)
         if tensor is None or tensor.ndim < 2 or len(tensor) != self.batch_size:
             return
         if not self.widths & {tensor.shape[1], tensor.shape[-1]}:  # keeping no others leaves their memory to be reused
@@ -68,7 +68,7 @@ class _Recorder:
             return
         key = tensor.data_ptr(), tensor.shape  # a stage hands on what its last layer made
         self.maps.pop(key, None)
-        self.maps[key] = tensor, grid
+        self.maps[key] = tensor, grid, module
         if len(self.maps) > _KEPT:
             del self.maps[next(iter(self.maps))]
 
@@ -100,7 +100,7 @@ def trace_features(
     return FeatureTrace(features, maps, recorder.norms, image_size, pixel_values, backbone_inputs)
 
 
-def _main_tensor(output: object) -> Tensor | None:
+def main_tensor(output: object) -> Tensor | None:
     """The hidden state among a module's outputs, which comes first."""
     while not isinstance(output, Tensor) and isinstance(output, tuple | list | Mapping) and output:
         output = next(iter(output.values() if isinstance(output, Mapping) else output))

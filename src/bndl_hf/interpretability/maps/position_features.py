@@ -31,6 +31,8 @@ class PositionFeatures:
         columns: the D' of the D features that belong to `values`.
         scale: [B, D'], what the averages were multiplied by: 1, or gamma / sigma of the normalisation after the pooling
             at the statistics of each image.
+        module: whose output the map is.
+        norm: the normalisation after the pooling, or None.
     """
 
     features: Tensor
@@ -38,6 +40,8 @@ class PositionFeatures:
     grid: TokenGrid
     columns: slice
     scale: Tensor
+    module: nn.Module
+    norm: nn.Module | None
 
     @property
     def deviations(self) -> Tensor:
@@ -57,24 +61,28 @@ def position_features(trace: FeatureTrace) -> PositionFeatures | None:
     Of several maps with the same average the finest is taken, the last of equally fine ones.
     """
     found: PositionFeatures | None = None
-    for hidden_state, grid in reversed(trace.maps):
+    for hidden_state, grid, module in reversed(trace.maps):
         if found is None or grid.num_positions > found.grid.num_positions:
             values = grid.positions(hidden_state).float()
             if (average := _average(trace, values)) is not None:
-                found = PositionFeatures(trace.features.float(), values, grid, *average)
+                columns, scale, norm = average
+                found = PositionFeatures(trace.features.float(), values, grid, columns, scale, module, norm)
     return found
 
 
-def _average(trace: FeatureTrace, values: Tensor) -> tuple[slice, Tensor] | None:
-    """Which columns of the features are the average of `values` [B, P, D'], and how it was scaled; None if none are."""
+def _average(trace: FeatureTrace, values: Tensor) -> tuple[slice, Tensor, nn.Module | None] | None:
+    """Which columns of the features are the average of `values` [B, P, D'], how it was scaled, and by what norm.
+
+    None where no columns are.
+    """
     mean = values.mean(dim=1)  # [B, D']
     D, width = trace.features.shape[1], mean.shape[1]
     for start in range(0, D - width + 1, width):
         if _equal(trace.features[:, start : start + width], mean, values):
-            return slice(start, start + width), torch.ones_like(mean)
+            return slice(start, start + width), torch.ones_like(mean), None
     for norm, given, returned in trace.norms:
         if _equal(given, mean, values) and _equal(returned, trace.features.float(), returned):
-            return slice(0, D), _norm_scale(norm, mean)
+            return slice(0, D), norm_scale(norm, mean), norm
     return None
 
 
@@ -87,7 +95,7 @@ def _equal(one: Tensor, other: Tensor, values: Tensor) -> bool:
     return bool(((one.float() - other).abs() <= TOLERANCE * largest + rounding).all())
 
 
-def _norm_scale(norm: Any, mean: Tensor) -> Tensor:
+def norm_scale(norm: Any, mean: Tensor) -> Tensor:
     """gamma / sigma of a norm that read `mean` [B, D]: sigma of each image (LayerNorm) or the running one, [B, D]."""
     if isinstance(norm, nn.LayerNorm):
         variance = mean.var(dim=1, correction=0, keepdim=True)
