@@ -27,6 +27,7 @@ from transformers.utils import logging
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
 from bndl_hf.data.image_dataset import DataArguments, collate, load_image_dataset, make_image_processor
 from bndl_hf.hub import create_model_card
+from bndl_hf.model.factor_names import factor_names
 from bndl_hf.plots import prediction_sheet
 from bndl_hf.uncertainty import MEASURES, summarize
 from bndl_hf.utils.command_line import run
@@ -242,6 +243,7 @@ def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor
         label_names=names,
         threshold=model.config.certainty_threshold,
         title="What a BNDL classifier is sure of, and what it is not",
+        factor_names=factor_names(model),
     )
     figure.savefig(path)
 

@@ -5,11 +5,12 @@ r"""Look inside a trained BNDL classifier: what its factors stand for, and what 
 
     python scripts/explain.py --model_name_or_path outputs/mine --dataset_name ./images --images cat.png dog.png --lime
 
-Writes below --output_dir: gallery.html, one page that needs no other file, with every active factor, the images that
-show it most, where they show it, and the classes it feeds; gallery.png, its first factors as a picture; and
-explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in numbers. For each of
---images and --rows it adds NAME_contributions.png, what the factors add to the answer's logit; NAME_gap.png, what they
-add to the gap to the runner-up; and NAME_maps.png, where the factors of the gap find their evidence.
+Writes below --output_dir: gallery.html (and, of many factors, the folder gallery_files that it loads), a page with
+every active factor, the images that show it most, where they show it, and the classes it feeds; gallery.png, its first
+factors as a picture; and explanations.json: sparsity, purity, what Prop. 1 of the paper certifies, and the gallery in
+numbers. For each of --images and --rows it adds NAME_contributions.png, what the factors add to the answer's logit;
+NAME_gap.png, what they add to the gap to the runner-up; and NAME_maps.png, where the factors of the gap find their
+evidence.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ from bndl_hf.data.image_dataset import DataArguments, ImageDataset
 from bndl_hf.data.pixel_values import RGBImages, decode_image
 from bndl_hf.interpretability import (
     FactorGallery,
+    FactorThumbnails,
     denormalized_images,
     factor_gallery,
     factor_maps,
+    factor_names,
     lime_factor,
+    load_factor_thumbnails,
     sparsity_report,
 )
 from bndl_hf.model.evidence import Decomposition
@@ -156,25 +160,26 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
     top_k = min(arguments.top_k, model.config.num_factors)
     prediction = model.predict(pixel_values)
     why = model.explain(pixel_values, top_k=top_k, against="runner_up")
-    names = model.config.id2label
+    names, labels = model.config.id2label, factor_names(model)
     answer, other = names[why.target.item()], names[why.contrast.against.item()]
     surety = "certain" if prediction.is_certain.item() else "uncertain"
     print(f"\n{name}: {answer} with {prediction.probs.max():.1%}, {surety} (p = {prediction.p_value.item():.2g})")
     for factor, contribution, std, share in zip(
         why.factors[0].tolist(), why.contributions[0], why.contribution_std[0], why.share[0], strict=True
     ):
-        print(f"  factor {factor:<5}{contribution:8.2f} +- {std:.2f}{share:8.1%}")
+        print(f"  factor {factor:<5}{contribution:8.2f} +- {std:.2f}{share:8.1%}  {labels[factor]}")
+    thumbnails = load_factor_thumbnails(arguments.model_name_or_path)
     for words, value in (("rest", why.rest), ("bias", why.bias), ("total", why.total)):
         print(f"  {words:<12}{value.item():8.2f}")
     gap = why.contrast
-    contributions = waterfall(why, "logit", f"Why {answer}?")
-    against = waterfall(gap, "gap", f"Why {answer} and not {other}?")
+    contributions = waterfall(why, "logit", f"Why {answer}?", labels, thumbnails)
+    against = waterfall(gap, "gap", f"Why {answer} and not {other}?", labels, thumbnails)
     num_shown = max(1, int((gap.contributions != 0).sum()))  # silent factors have no place
     found = factor_maps(model, pixel_values, factors=gap.factors[:, :num_shown])
     shown = list(found.maps[0].cpu())
     captions = [
-        f"factor {k}: {contribution:+.2f}".replace("-", "−")
-        for k, contribution in zip(found.factors[0], gap.contributions[0, :num_shown], strict=True)
+        f"{k}: {contribution:+.2f}, {labels[k]}".replace("-", "−", 1)
+        for k, contribution in zip(found.factors[0].tolist(), gap.contributions[0, :num_shown], strict=True)
     ]
     if arguments.lime:
         lime = lime_factor(model, pixel_values, factor=int(found.factors[0, 0]), seed=arguments.seed)
@@ -192,8 +197,11 @@ def explain_image(name: str, image: Image.Image, arguments: ExplainArguments, mo
     ]
 
 
-def waterfall(why: Decomposition, total: str, title: str) -> Figure:
-    """The figure of one image's logit or gap; `total` is what it is called."""
+def waterfall(
+    why: Decomposition, total: str, title: str, labels: list[str], thumbnails: FactorThumbnails | None
+) -> Figure:
+    """The figure of one image's logit or gap; `total` is what it is called, `labels` are the names of all factors."""
+    factors = why.factors[0].tolist()
     return plots.waterfall_plot(
         why.contributions[0].cpu(),
         why.rest.item(),
@@ -202,8 +210,10 @@ def waterfall(why: Decomposition, total: str, title: str) -> Figure:
         why.contribution_std[0].cpu(),
         why.rest_std.item(),
         why.total_std.item(),
+        names=[f"{labels[k]} ({k})" for k in factors],
         total=total,
         title=title,
+        thumbnails=None if thumbnails is None else [thumbnails.images(k) for k in factors],
     )
 
 

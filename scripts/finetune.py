@@ -56,8 +56,11 @@ from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
 from bndl_hf.data.classes import known_classes
+from bndl_hf.data.columns import ROW_COLUMN
 from bndl_hf.data.image_dataset import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
+from bndl_hf.data.pixel_values import RGBImages
 from bndl_hf.hub import create_model_card
+from bndl_hf.interpretability import collect_factor_thumbnails
 from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
@@ -159,6 +162,13 @@ class RunArguments:
         default=True, metadata={"help": "Give the model the temperature of its validation images, where it has any."}
     )
     restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
+    publish_thumbnails: bool = field(
+        default=False,
+        metadata={
+            "help": "Store (and with --push_to_hub publish) thumbnails of the training images that show each factor "
+            "most, for figures and pages: small copies of those images, which must be yours to publish."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -345,6 +355,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         write_json(f"{arguments.output_dir}/results.json", results)
         create_model_card(model, results, **facts).save(f"{arguments.output_dir}/README.md")
+    if run_arguments.publish_thumbnails and trainer.is_world_process_zero():
+        facts["thumbnails"] = collect_factor_thumbnails(
+            trainer.accelerator.unwrap_model(trainer.model).eval(),
+            processor,
+            dataset.train.with_transform(RGBImages(dataset.image_column, dataset.sources["train"], ROW_COLUMN)),
+            image_column=dataset.image_column,
+            batch_size=arguments.per_device_eval_batch_size,
+            progress=not arguments.disable_tqdm,
+        )
+        facts["thumbnails"].save(str(arguments.output_dir))
     commit = trainer.push_to_hub(results=results, **facts) if arguments.push_to_hub else None
     if trainer.is_world_process_zero():
         print_summary(results, str(arguments.output_dir))

@@ -22,6 +22,7 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 from bndl_hf import BNDLForImageClassification
 from bndl_hf.hub import list_contents, push_to_hub
+from bndl_hf.interpretability import load_factor_thumbnails
 from bndl_hf.utils.command_line import HelpFormatter, run
 
 
@@ -49,6 +50,13 @@ class PublishArguments:
     license: str | None = field(default=None, metadata={"help": "For a new card, e.g. apache-2.0."})
     language: list[str] | None = field(default=None, metadata={"help": "For a new card: of the class names, e.g. en."})
     tags: list[str] | None = field(default=None, metadata={"help": "For a new card, beside those of every BNDL model."})
+    publish_thumbnails: bool = field(
+        default=False,
+        metadata={
+            "help": "Publish factor_thumbnails/ of the model's folder too: small copies of images it was collected "
+            "from, training images where finetune.py did, which must be yours to publish."
+        },
+    )
     private: bool = field(
         default=False, metadata={"help": "Make the repository private; without it, as your account is set."}
     )
@@ -67,7 +75,14 @@ def gather(arguments: PublishArguments) -> dict[str, Any]:
     }
     is_new = arguments.new_card or any(new_facts.values())
     card = None if is_new and arguments.card is None else _chosen(arguments.card, folder / "README.md", "--card")
+    thumbnails = load_factor_thumbnails(arguments.model_name_or_path) if arguments.publish_thumbnails else None
+    if arguments.publish_thumbnails and thumbnails is None:
+        raise ValueError(
+            f"--publish_thumbnails: {arguments.model_name_or_path} has no factor_thumbnails; collect them with "
+            "bndl_hf.interpretability.collect_factor_thumbnails(...).save(folder), or leave the flag out."
+        )
     return {
+        "thumbnails": thumbnails,
         "model": BNDLForImageClassification.from_pretrained(arguments.model_name_or_path),
         "processor": AutoImageProcessor.from_pretrained(arguments.model_name_or_path),
         "repo_id": arguments.repo_id,

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from bndl_hf.data.image_dataset import make_image_processor
+from bndl_hf.interpretability import load_factor_thumbnails
 from bndl_hf.training.arguments import MIN_STEPS
 from script_modules import TINY_RESNET, load_script
 
@@ -293,6 +294,16 @@ def test_choosing_without_validation_images_is_answered_with_a_sentence(tmp_path
         finetune.main(argv)
     with pytest.raises(ValueError, match="--early_stopping_patience 0 would stop before it starts; pass 1 or more"):
         finetune.main([*argv, "--early_stopping_patience", "0"])
+
+
+def test_thumbnails_of_training_images_are_kept_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    from_scratch(tmp_path, "--max_steps", "1")
+    assert not (tmp_path / "factor_thumbnails").exists()
+    from_scratch(tmp_path, "--max_steps", "1", "--restart", "--publish_thumbnails", "--max_train_samples", "30")
+    thumbnails = load_factor_thumbnails(tmp_path)
+    assert thumbnails is not None
+    assert {image.size for k in thumbnails.factors for image in thumbnails.images(k)} == {(64, 64)}
+    assert 1 <= len(thumbnails) <= thumbnails.num_factors
 
 
 def test_a_token_is_not_written_into_the_results(tmp_path: Path) -> None:

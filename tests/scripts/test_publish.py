@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from bndl_hf.data.pixel_values import make_image_processor
-from bndl_hf.hub import create_model_card, pull_from_hub
+from bndl_hf.hub import create_model_card, pull_from_hub, push_to_hub
+from bndl_hf.interpretability import collect_factor_thumbnails, load_factor_thumbnails
 from model.tiny import IMAGE_SIZE, tiny_model
 from script_modules import load_script
 
@@ -91,6 +92,25 @@ def test_a_card_and_results_of_ones_own(hub, folder, tmp_path):
     assert "# Mine: alice/vit-bndl" in hub.files(REPO)["README.md"].decode()
     assert json.loads(hub.files(REPO)["results.json"]) == {"accuracy": 0.5}
     assert hub.store.repos[REPO].private
+
+
+def test_thumbnails_go_only_with_consent_and_go_again_without_it(hub, folder):
+    with pytest.raises(ValueError, match=r"--publish_thumbnails: .* has no factor_thumbnails; collect them"):
+        publish.main(arguments(folder, "--publish_thumbnails"))
+    processor, model = make_image_processor(IMAGE_SIZE), tiny_model("vit")
+    rows = [{"image": Image.new("RGB", (30, 30), (90 * i, 40, 200 - 90 * i))} for i in range(3)]
+    collect_factor_thumbnails(model, processor, rows, progress=False).save(folder)
+    publish.main(arguments(folder))
+    assert not [name for name in hub.files(REPO) if name.startswith("factor_thumbnails/")]
+    publish.main(arguments(folder, "--publish_thumbnails"))
+    assert {"factor_thumbnails/index.json", "factor_thumbnails/sheet-0.webp"} <= set(hub.files(REPO))
+    found = load_factor_thumbnails(REPO)
+    assert found.images(found.factors[0])[0].size == (64, 64)
+    publish.main(arguments(folder))
+    assert not [name for name in hub.files(REPO) if name.startswith("factor_thumbnails/")]
+    smaller = found.renumbered(found.factors[:2])
+    with pytest.raises(ValueError, match=r"The thumbnails are of 2 factors; this model has \d+"):
+        push_to_hub(model, processor, REPO, thumbnails=smaller)
 
 
 def test_help_teaches_by_example(tmp_path):

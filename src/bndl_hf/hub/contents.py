@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
 from transformers import BaseImageProcessor
@@ -22,6 +22,9 @@ from transformers import BaseImageProcessor
 from bndl_hf.hub.card import PLACEHOLDER_ID, create_model_card
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.utils.privacy import private_part, public_values
+
+if TYPE_CHECKING:
+    from bndl_hf.interpretability import FactorThumbnails
 
 RESULTS_FILE = "results.json"
 CARD_FILE = "README.md"
@@ -43,6 +46,7 @@ def write_contents(
     results: Mapping[str, object] | None = None,
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
+    thumbnails: FactorThumbnails | None = None,
     **card_facts: Any,
 ) -> None:
     """Write everything that is published into `folder`.
@@ -55,11 +59,13 @@ def write_contents(
         results: measured figures; paths in them are cut down to their last part.
         figures: image files; they are published as figures/NAME and shown in the card.
         card: a model card of your own, its text or a `ModelCard`; None makes one with `create_model_card`.
+        thumbnails: of the model's factors, images of a dataset that may be published; None leaves them out.
         **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, tags, language, ...
 
     Raises:
-        ValueError: the model is not a BNDL classifier; `figures` names a file that is not there or two of one name; a
-            fact that a card does not have, or one beside a card of your own; or something private is in the files.
+        ValueError: the model is not a BNDL classifier; thumbnails of another number of factors; `figures` names a file
+            that is not there or two of one name; a fact that a card does not have, or one beside a card of your own; or
+            something private is in the files.
     """
     if not isinstance(model, BNDLForImageClassification):
         raise ValueError(
@@ -68,9 +74,16 @@ def write_contents(
         )
     _check_figures(figures)
     _check_facts(card, card_facts)
+    if thumbnails is not None and thumbnails.num_factors != model.config.num_factors:
+        raise ValueError(
+            f"The thumbnails are of {thumbnails.num_factors} factors; this model has {model.config.num_factors}. "
+            "Collect them again, or follow a pruning with thumbnails.renumbered(kept)."
+        )
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
+    if thumbnails is not None:
+        thumbnails.save(folder)
     for figure in figures:
         (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
         shutil.copyfile(figure, folder / FIGURES_FOLDER / Path(figure).name)

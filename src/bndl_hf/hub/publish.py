@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import (
     CommitInfo,
@@ -44,8 +44,11 @@ from bndl_hf.hub.contents import FIGURES_FOLDER, check_nothing_private, file_nam
 from bndl_hf.hub.errors import HubError, hub_error
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 
+if TYPE_CHECKING:
+    from bndl_hf.interpretability import FactorThumbnails
+
 # Files of an earlier push that would contradict a new one: other shards, other formats, figures no longer shown.
-_OUTDATED = ("model*.safetensors*", "pytorch_model*.bin*", f"{FIGURES_FOLDER}/*")
+_OUTDATED = ("model*.safetensors*", "pytorch_model*.bin*", f"{FIGURES_FOLDER}/*", "factor_thumbnails/*")
 # RuntimeError and ValueError are what the client makes of a failed or refused upload of large files.
 _FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError, ValueError)
 
@@ -58,6 +61,7 @@ def push_to_hub(
     results: Mapping[str, object] | None = None,
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
+    thumbnails: FactorThumbnails | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -74,6 +78,8 @@ def push_to_hub(
         results: measured figures, published as results.json and shown in the card.
         figures: image files, published as figures/NAME and shown in the card.
         card: a model card of your own; None makes one (`create_model_card`).
+        thumbnails: what `collect_factor_thumbnails` made, published in factor_thumbnails/; they are small copies of
+            images of the dataset, which must be yours to publish. None publishes none.
         private: of a repository that is made; None leaves it to the account's settings.
         revision: branch to push to, made if it is not there; None is the main branch.
         create_pr: open a pull request instead of changing the branch.
@@ -100,7 +106,15 @@ def push_to_hub(
         folder = Path(staging)
         repo_id = _full_name(api, repo_id)
         write_contents(
-            folder, model, processor, repo_id=repo_id, results=results, figures=figures, card=card, **card_facts
+            folder,
+            model,
+            processor,
+            repo_id=repo_id,
+            results=results,
+            figures=figures,
+            card=card,
+            thumbnails=thumbnails,
+            **card_facts,
         )
         check_nothing_private(folder, secrets=[token or get_token() or ""])
         with _undone_on_failure(api, repo_id) as push:

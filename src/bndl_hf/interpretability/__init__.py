@@ -31,6 +31,12 @@ from bndl_hf.interpretability.pruning import prune
 from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck, factor_purity
 from bndl_hf.interpretability.sepin import SepinResult, sepin_at_k
 from bndl_hf.interpretability.sparsity import SparsityReport, SparsitySweep, sparsity_report, sparsity_sweep
+from bndl_hf.interpretability.thumbnails import (
+    FactorThumbnails,
+    collect_factor_thumbnails,
+    load_factor_thumbnails,
+)
+from bndl_hf.model.factor_names import factor_names
 
 __all__ = [
     "ClassMaps",
@@ -40,6 +46,7 @@ __all__ = [
     "FactorMaps",
     "FactorPurity",
     "FactorPurityCheck",
+    "FactorThumbnails",
     "FaithfulnessCurves",
     "IdentifiabilityCheck",
     "IdentifiabilityReport",
@@ -50,16 +57,19 @@ __all__ = [
     "SparsitySweep",
     "class_maps",
     "class_probability",
+    "collect_factor_thumbnails",
     "denormalized_images",
     "explanation_length",
     "factor_gallery",
     "factor_maps",
+    "factor_names",
     "factor_purity",
     "factor_score",
     "faithfulness_curves",
     "gradcam",
     "identifiability_report",
     "lime_factor",
+    "load_factor_thumbnails",
     "map_agreement",
     "prune",
     "sepin_at_k",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bndl_hf.interpretability.checks import decision_layer_of
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
+from bndl_hf.model.factor_names import names_of_kept
 from bndl_hf.model.presets import KL_LOCAL_BUDGET
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -20,7 +21,8 @@ def prune(model: ModuleT) -> ModuleT:
     """A copy of `model` without the factors that no class has a loading for, and with the same answers.
 
     Logits, their variances, probabilities, p-values and explanations are those of `model` up to rounding, and what was
-    fitted on them (temperature, abstention, prediction sets) stays valid. `BNDLPrediction.evidence`, the sum of all
+    fitted on them (temperature, abstention, prediction sets) stays valid. Factors are numbered anew, in the same
+    order, and keep the names they were given. `BNDLPrediction.evidence`, the sum of all
     scores, now counts only factors that matter to some class; out-of-distribution scores made of it change with it.
 
     What goes depends on what reads a factor's z. With projection "linear" or "two_layer" and concentrations made of the
@@ -92,6 +94,7 @@ def _with_factors(layer: BNDLDecisionLayer, kept: Tensor) -> BNDLDecisionLayer:
     config.kl_local_weight = KL_LOCAL_BUDGET / K if config.kl_local_weight is None else config.kl_local_weight
     config.kl_local_weight_is_measured = False
     config.num_factors = len(kept)
+    config.factor_names = names_of_kept(config.factor_names, kept.tolist())
     if config.kl_global_scaling == "per_factor":
         config.kl_global_weight *= len(kept) / K
     config.loading_density = min(1.0, config.loading_density * K / len(kept))

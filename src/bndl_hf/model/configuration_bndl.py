@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from .auto_map import CODE_ENTRIES, naming_the_code_in
 from .backbone import probe_architecture, public_config
 from .configuration_checks import check_fields, check_raw_values, name_labels_by_number
+from .factor_names import checked_factor_names
 from .presets import FACTORS_PER_FEATURE, MAX_EXTRA_FACTORS, PRESETS, WEIGHTS_TO_READ
 
 _UNSET: Any = None  # until the preset, or the width of the features, decides
@@ -86,6 +87,7 @@ class BNDLConfig(PretrainedConfig):
         temperature, variance_scale (`float`): recalibration of the predictive (mean_field.py); see `set_temperature`.
         abstain_below (`float`): largest probability from which on an image is answered; see `set_abstention`.
         conformal (`dict`): the prediction sets `predict` answers with; see `set_conformal`.
+        factor_names (`dict`): {factor: name} of the factors a user has named; see `set_factor_names`.
         verdict (`dict`): when an answer is sure, torn or unfamiliar; see `set_decisions`.
         familiarity_rank (`int`): directions the stored statistics of familiar features have; see `set_familiarity`.
         num_training_images (`int`): N of Eq. 12; the Trainer fills it in. While None, `loss` leaves out the
@@ -150,6 +152,7 @@ class BNDLConfig(PretrainedConfig):
     variance_scale: float = 1.0
     abstain_below: float | None = None
     conformal: dict | None = None
+    factor_names: dict | None = None
     verdict: dict | None = None
     familiarity_rank: int | None = None
     num_training_images: int | None = None
@@ -182,6 +185,7 @@ class BNDLConfig(PretrainedConfig):
             self.backbone_config = _backbone_config_from_dict(self.backbone_config)
         super().__post_init__(**kwargs)
         check_fields(self)
+        self.factor_names = checked_factor_names(self.factor_names, self.num_factors)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> BNDLConfig:

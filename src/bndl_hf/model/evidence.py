@@ -7,6 +7,7 @@ signed. How sure each part is: scores and loadings are independent under q, so t
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,33 @@ class Decomposition:
     total_std: Tensor
     target: Tensor
 
+    def describe(self, id2label: Mapping[int, str], names: Sequence[str] | None = None) -> list[str]:
+        """Each decomposition as a sentence: "cat 9.31 = 4.10 fins (factor 3) + 2.00 ... + 3.11 all others + 0.10 bias".
+
+        Args:
+            id2label: names of the classes (`model.config.id2label`).
+            names: a label for each of the K factors (`bndl_hf.interpretability.factor_names`); None leaves numbers.
+
+        Returns:
+            B sentences.
+        """
+        return [self._sentence(b, id2label, names) for b in range(len(self.factors))]
+
+    def _sentence(self, b: int, id2label: Mapping[int, str], names: Sequence[str] | None) -> str:
+        parts = [
+            (part, f"factor {k}" if names is None else f"{names[k]} (factor {k})")
+            for k, part in zip(self.factors[b].tolist(), self.contributions[b].tolist(), strict=True)
+            if part
+        ]
+        parts += [(self.rest[b].item(), "all others"), (self.bias[b].item(), "bias")]
+        words = " ".join(f"{'-' if part < 0 else '+'} {abs(part):.2f} {word}" for part, word in parts).removeprefix(
+            "+ "
+        )
+        return f"{self._subject(b, id2label)} {self.total[b].item():.2f} = {words}"
+
+    def _subject(self, b: int, id2label: Mapping[int, str]) -> str:
+        return str(id2label[int(self.target[b])])
+
 
 @dataclass
 class Contrast(Decomposition):
@@ -52,6 +80,9 @@ class Contrast(Decomposition):
     """
 
     against: Tensor
+
+    def _subject(self, b: int, id2label: Mapping[int, str]) -> str:
+        return f"{id2label[int(self.target[b])]} over {id2label[int(self.against[b])]}"
 
 
 @dataclass

@@ -24,6 +24,7 @@ from .decision_layer import BNDLDecisionLayer
 from .decisions import store_abstention, store_conformal, store_decisions, store_temperature
 from .evaluation_view import evaluation_view
 from .evidence import Evidence
+from .factor_names import store_factor_names
 from .familiarity import Familiarity
 from .outputs import BNDLImageClassifierOutput, BNDLModelOutput
 from .pipeline_bndl import BNDLAnswerPipeline, BNDLImageClassificationPipeline
@@ -338,6 +339,22 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
         """
         self.decision_layer.set_familiarity(familiarity)
         self.config.familiarity_rank = self.decision_layer.config.familiarity_rank
+
+    def set_factor_names(self, names: Mapping[int, str] | None) -> None:
+        """Name factors: figures, galleries, pages and answers say these words beside the number; saved with the model.
+
+        A factor without a name is called by the classes it feeds (`bndl_hf.interpretability.factor_names`).
+
+        Args:
+            names: {423: "fins"}, which replace all names there were; None or {} takes them away.
+
+        Raises:
+            ValueError: the model has no such factor, or a name is not one line of text.
+
+        Example:
+            >>> model.set_factor_names({0: "fins"})
+        """
+        store_factor_names(self._configurations(), names)
 
     def set_decisions(self, decisions: Any) -> None:
         """Give verdicts (`BNDLPrediction.verdict`): sure, torn or unfamiliar, with their reasons; saved with the model.

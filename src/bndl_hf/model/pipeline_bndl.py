@@ -18,6 +18,7 @@ from transformers import AutoModelForImageClassification, ImageClassificationPip
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
+from .factor_names import factor_names
 from .input_images import DatasetRows, read_image, streamed_rows
 
 # What an answer says of its own uncertainty, under the names of BNDLPrediction.
@@ -140,9 +141,10 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
       (`set_conformal`).
     - `scores`: the `top_k` most probable classes, each {"label", "score"}.
     - `evidence`: what the logit of `target` consists of (a class's name or number; by default the answer's own):
-      {"label", "total", "bias", "rest", "factors": [{"factor", "contribution", "std", "share"}]}, `evidence_top_k`
-      factors, largest first. Contributions, rest and bias add up to the total, the mean logit; std is the
-      contribution's standard deviation, share its fraction of all factors' contributions, in [0, 1].
+      {"label", "total", "bias", "rest", "factors": [{"factor", "name", "contribution", "std", "share"}]},
+      `evidence_top_k` factors, largest first. The name is the user's (`set_factor_names`), else the classes it feeds.
+      Contributions, rest and bias add up to the total, the mean logit; std is the contribution's standard deviation,
+      share its fraction of all factors' contributions, in [0, 1].
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
@@ -201,14 +203,15 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
             outputs[f"evidence_{name}"][0].tolist()
             for name in ("factors", "contributions", "contribution_std", "share")
         ]
+        names = factor_names(self.model, outputs["evidence_factors"][0])
         return {
             "label": self.model.config.id2label[outputs["evidence_target"][0].item()],
             "total": outputs["evidence_total"][0].item(),
             "bias": outputs["evidence_bias"][0].item(),
             "rest": outputs["evidence_rest"][0].item(),
             "factors": [
-                {"factor": factor, "contribution": part, "std": std, "share": share}
-                for factor, part, std, share in zip(*columns, strict=True)
+                {"factor": factor, "name": name, "contribution": part, "std": std, "share": share}
+                for name, (factor, part, std, share) in zip(names, zip(*columns, strict=True), strict=True)
             ],
         }
 

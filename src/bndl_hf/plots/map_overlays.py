@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .factor_labels import on_two_lines
 from .style import FACTOR_COLOR, FONT, INK, RULE, UNCERTAIN_COLOR, new_figure
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CELL = 1.5  # inches
+_CAPTION_WIDTH = 24  # characters over a cell
 _MOST_OPAQUE = 0.85  # where a map is largest; some of the image stays visible
 
 
@@ -34,8 +36,8 @@ def map_overlays(
     Args:
         images: [B, H, W] grey or [B, H, W, 3] RGB; 0..255 if integers, else in [0, 1].
         maps: [B, k, H, W] or [B, H, W], any unit (`FactorMaps.maps`, `ClassMaps.maps`, `gradcam`, LIME's `map`).
-        captions: B rows of k, a line above each map.
-        image_captions: B lines, above each image.
+        captions: B rows of k, above each map, on two lines where they are long.
+        image_captions: B of them, above each image, likewise.
         title: one line above all.
         dpi: pixels per inch.
 
@@ -65,7 +67,10 @@ def map_overlays(
         raise ValueError("maps hold NaN or infinite values, which have no colour.")
     k = layers.shape[1]
     _check_captions(captions, image_captions, B, k)
-    row_height = _CELL * size[0] / size[1] + (0.22 if captions or image_captions else 0.04)
+    captions = captions and [[on_two_lines(one, _CAPTION_WIDTH) for one in row] for row in captions]
+    image_captions = image_captions and [on_two_lines(one, _CAPTION_WIDTH) for one in image_captions]
+    lines = [one.count("\n") + 1 for row in (*(captions or ()), image_captions or ()) for one in row]
+    row_height = _CELL * size[0] / size[1] + (0.08 + 0.14 * max(lines) if lines else 0.04)
     figure = new_figure(_CELL * (k + 1), row_height * B + 0.3, dpi)
     figure.suptitle(title, x=0.01, ha="left", size=11, weight="bold", color=INK, fontfamily=FONT, parse_math=False)
     top = 255 if np.issubdtype(pictures.dtype, np.integer) else 1.0

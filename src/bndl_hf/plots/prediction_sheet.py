@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .factor_labels import check_thumbnails, show_thumbnail
 from .style import (
     BIAS_COLOR,
     CERTAIN_COLOR,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # Inches. At the default 200 dpi and six columns a sheet is 2,400 pixels wide; 8 points are 11 pixels of 1,200.
 _MARGIN, _CARD, _GUTTER = 0.42, 1.68, 0.216
 _IMAGE, _BAR_ROW, _LABEL_COLUMN, _VALUE_COLUMN = 0.84, 0.165, 0.62, 0.34
+_NAMED_ROW, _THUMBNAIL = 0.29, 0.24  # a part with its name above the bar, and its pictures before both
 _TITLE, _HEADING, _NAMES, _BETWEEN = 0.70, 0.42, 0.42, 0.24
 
 
@@ -49,6 +51,8 @@ def prediction_sheet(
     title: str = "The surest and the least sure predictions",
     caption: str | None = None,
     dpi: int = 200,
+    factor_names: Sequence[str] | None = None,
+    thumbnails: Mapping[int, Sequence[Any]] | None = None,
 ) -> Figure:
     """The surest of B images above the least sure: answer, probability, verdict, and the parts of each decision.
 
@@ -74,6 +78,9 @@ def prediction_sheet(
         title: one line above.
         caption: one line below; None explains the bars.
         dpi: pixels per inch.
+        factor_names: K words, one for each factor of the model (`bndl_hf.interpretability.factor_names`), above its
+            bar.
+        thumbnails: {factor: pictures}, at most three of which stand before its bar (`FactorThumbnails.images`).
 
     Returns:
         A Figure; `figure.savefig("sheet.png")` writes it, 2,400 pixels wide with six images in a block.
@@ -108,11 +115,15 @@ def prediction_sheet(
     name_height = _NAMES if max(map(len, classes)) > 2 else 0.0
     shown = np.concatenate([rows for _, _, rows in blocks])
     parts = columns["contributions"][shown]
-    num_rows = (parts > 0).sum(axis=1).max(initial=0) + 3  # and rest, bias, their sum
-    card_height = name_height + _IMAGE + 0.14 + num_rows * _BAR_ROW
+    labels = _FactorLabels(columns["factors"], factor_names, thumbnails)
+    # ... and rest, bias, their sum
+    parts_height = (parts > 0).sum(axis=1).max(initial=0) * labels.row_height + 3 * _BAR_ROW
+    card_height = name_height + _IMAGE + 0.14 + parts_height
     num_columns = max(n, 4)  # title and headings need the width of four cards
     width = 2 * _MARGIN + num_columns * _CARD + (num_columns - 1) * _GUTTER
-    lines = textwrap.wrap(caption or _caption(parts.shape[1]), int(15.5 * (width - 2 * _MARGIN)))  # characters an inch
+    lines = textwrap.wrap(
+        caption or _caption(parts.shape[1]) + labels.caption(), int(15.5 * (width - 2 * _MARGIN))
+    )  # characters an inch
     height = _TITLE + len(blocks) * (_HEADING + card_height + _BETWEEN) + 0.3 + 0.17 * (len(lines) - 1)
     figure = make_figure(figsize=(width, height), dpi=dpi, facecolor="white")
     page = _Page(figure, width, height)
@@ -133,7 +144,7 @@ def prediction_sheet(
             x = _MARGIN + column * (_CARD + _GUTTER)
             card = {name: values[row] for name, values in columns.items()}
             _draw_answer(page, x, y, card, classes, name_height)
-            _draw_parts(page, x, y + name_height + _IMAGE + 0.14, card, limits)
+            _draw_parts(page, x, y + name_height + _IMAGE + 0.14, card, limits, labels)
         y += card_height + _BETWEEN
     for number, line in enumerate(lines):
         page.text(_MARGIN, y + 0.17 * number, line, size=8.5, color=MUTED, gid="caption")
@@ -219,26 +230,74 @@ def _draw_answer(page: _Page, x: float, y: float, card: dict[str, Any], names: l
     page.text(left, y + 0.56 + (0.09 if name_height else 0), words, size=7.5, color=MUTED, gid="p_value")
 
 
-def _draw_parts(page: _Page, x: float, y: float, card: dict[str, Any], limits: tuple[float, float]) -> None:
+class _FactorLabels:
+    """What stands at the bars of factors: numbers, or names above the bars and pictures before them.
+
+    Raises:
+        ValueError: there are fewer names than factors, or a thumbnail is not a picture.
+    """
+
+    def __init__(
+        self, factors: np.ndarray, names: Sequence[str] | None, thumbnails: Mapping[int, Sequence[Any]] | None
+    ) -> None:
+        shown = sorted({int(k) for k in factors.flat})
+        if names is not None and shown and len(names) <= shown[-1]:
+            raise ValueError(f"factor_names holds {len(names)} words; the parts belong to factors up to {shown[-1]}.")
+        self.names = names
+        given = check_thumbnails([list((thumbnails or {}).get(k, ()))[:3] for k in shown], len(shown))
+        self.pictures = dict(zip(shown, given, strict=True))
+        self.most = max(map(len, given), default=0)
+        self.is_named = names is not None or self.most > 0
+        self.row_height = _NAMED_ROW if self.is_named else _BAR_ROW
+
+    def words(self, factor: int) -> str:
+        """The name, cut to what fits above the bar, or the number."""
+        room = int((_CARD - self.most * _THUMBNAIL) * 17)  # characters of 6.5 points
+        return f"factor {factor}" if self.names is None else _shorten(self.names[factor].removeprefix("feeds "), room)
+
+    def caption(self) -> str:
+        """What the words and pictures are."""
+        said = " Above a bar: the factor's name, or the classes it feeds." if self.names is not None else ""
+        return said + (" Beside it: the images that show the factor most." if self.most else "")
+
+
+def _draw_parts(
+    page: _Page, x: float, y: float, card: dict[str, Any], limits: tuple[float, float], labels: _FactorLabels
+) -> None:
     """Horizontal bars of the logit's parts, on the scale of the whole sheet."""
-    parts = [
-        (f"factor {k}", float(part)) for k, part in zip(card["factors"], card["contributions"], strict=True) if part
-    ]
+    parts = [(int(k), float(part)) for k, part in zip(card["factors"], card["contributions"], strict=True) if part]
     values = [part for _, part in parts] + [float(card["rest"]), float(card["bias"])]
-    labels = [label for label, _ in parts] + ["rest", "bias"]
     colors = [FACTOR_COLOR] * len(parts) + [REST_COLOR, BIAS_COLOR]
-    height = len(values) * _BAR_ROW
-    axes = page.axes(x + _LABEL_COLUMN, y, _CARD - _LABEL_COLUMN - _VALUE_COLUMN, height)
-    axes.barh(range(len(values)), values, height=0.62, color=colors, linewidth=0)
-    axes.set(xlim=limits, ylim=(len(values) - 0.5, -0.5), xticks=[], yticks=[])
+    heights = np.array([labels.row_height] * len(parts) + [_BAR_ROW] * 2)
+    # Where the middle of each bar lies: in the lower half of a row that has a name above.
+    middles = np.cumsum(heights) - (0.5 * _BAR_ROW if labels.is_named else heights / 2)
+    height, left = heights.sum(), _LABEL_COLUMN
+    if labels.most:
+        left = max(left, labels.most * _THUMBNAIL + 0.05)
+    axes = page.axes(x + left, y, _CARD - left - _VALUE_COLUMN, height)
+    axes.barh(middles, values, height=0.62 * _BAR_ROW, color=colors, linewidth=0)
+    axes.set(xlim=limits, ylim=(height, 0), xticks=[], yticks=[])
     axes.axvline(0, color=MUTED, linewidth=0.7)
     axes.patch.set_visible(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    for row, (label, value) in enumerate(zip(labels, values, strict=True)):
-        middle = y + (row + 0.5) * _BAR_ROW
-        page.text(x, middle, label, size=7.5, color=MUTED if row >= len(values) - 2 else INK, gid="part")
+    for row, (value, middle) in enumerate(zip(values, y + middles, strict=True)):
         page.text(x + _CARD, middle, _amount(value), size=7.5, color=INK, ha="right", gid="part_value")
+        if row >= len(parts):
+            page.text(x, middle, ("rest", "bias")[row - len(parts)], size=7.5, color=MUTED, gid="part")
+            continue
+        factor = parts[row][0]
+        if not labels.is_named:
+            page.text(x, middle, labels.words(factor), size=7.5, color=INK, gid="part")
+            continue
+        start = x + labels.most * _THUMBNAIL + (0.05 if labels.most else 0)
+        white = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}  # over the line at zero
+        page.text(start, middle - 0.13, labels.words(factor), size=6.5, color=INK, gid="part", bbox=white)
+        if not labels.most:
+            page.text(x, middle, str(factor), size=6.5, color=MUTED, gid="number")
+        for i, picture in enumerate(labels.pictures[factor]):
+            side = _THUMBNAIL - 0.02
+            show_thumbnail(page.axes(x + i * _THUMBNAIL, middle + 0.06 - side, side, side), picture)
     page.rule(y + height + 0.02, x, x + _CARD)
     middle, style = y + height + 0.02 + 0.55 * _BAR_ROW, {"size": 7.5, "weight": "bold", "color": INK}
     page.text(x, middle, "logit", gid="part", **style)

@@ -84,6 +84,8 @@ def fit_decision_layer(
     if tune:
         if layer is not None:
             raise ValueError("tune=True makes layers of its own, so `layer` would be ignored; pass one of them.")
+        config = copy.deepcopy(config)
+        config.factor_names = None  # of factors that are no longer there
         check = BNDLDecisionLayer(config)
         for dataset in (train_dataset, held_out):
             if dataset is not None:

@@ -51,7 +51,8 @@ class HubPublishing(Trainer):
         Args:
             commit_message, blocking, token, revision, private: as in `Trainer.push_to_hub`.
             results: measured figures; None takes those of the last evaluation.
-            **card_facts: base_model, dataset_name, license and more: see `bndl_hf.hub.push_to_hub`.
+            **card_facts: base_model, dataset_name, license and more, and `thumbnails` of the factors: see
+                `bndl_hf.hub.push_to_hub`.
 
         Returns:
             The commit; a Future of it where `blocking` is False; None in every process but the first.

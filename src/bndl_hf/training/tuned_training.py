@@ -162,6 +162,7 @@ class TunedTraining(Trainer):
         elif eval_dataset is not None:
             report.note("eval_dataset holds several datasets, so folds of the training images are held out.")
         wanted = copy.deepcopy(self.accelerator.unwrap_model(self.model).config)
+        wanted.factor_names = None  # of factors that are no longer there
         keep = list(self.args.tune_keeps or ())
         if not wanted.kl_local_weight_is_measured:
             keep.append("kl_local_weight")

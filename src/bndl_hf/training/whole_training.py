@@ -54,7 +54,7 @@ def suit_whole_training(model: BNDLForImageClassification, given: Collection[str
     for name, value in WHOLE_TRAINING.items():
         if name not in given:
             setattr(config, name, value)
-    config.num_factors = config.feature_dim
+    config.num_factors, config.factor_names = config.feature_dim, None
     old = model.decision_layer
     model.decision_layer = BNDLDecisionLayer(config).to(old.raw_loadings.device).train(was_training)
     return True

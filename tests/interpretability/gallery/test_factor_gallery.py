@@ -1,6 +1,7 @@
 """The gallery of a classifier whose every factor is known: the right images in the right order, shares of a naive sum,
 a page that stands alone, and no more images in memory than a batch."""
 
+import base64
 import json
 import platform
 import re
@@ -107,6 +108,7 @@ def test_shares_are_those_of_a_naive_sum(tmp_path):
     cards = by_factor(gallery)
     np.testing.assert_allclose([cards[k].evidence_share for k in range(4)], evidence / evidence.sum(), rtol=1e-6)
     np.testing.assert_allclose([cards[k].active_share for k in range(4)], active / 7)
+    np.testing.assert_allclose([cards[k].mean_contribution for k in range(4)], evidence / 7, rtol=1e-6)
     assert sum(card.evidence_share for card in gallery.cards) == pytest.approx(1)
     assert [card.factor for card in gallery.cards] == np.argsort(-evidence).tolist()
 
@@ -142,7 +144,8 @@ def test_purity_is_that_of_the_labels_and_there_is_none_without(tmp_path):
     without = gallery_of(tmp_path, Rows(labels=None))
     assert without.purity is None
     assert all(card.purity is None and card.labels is None for card in without.cards)
-    assert "of one class" not in without.page.read_text()
+    assert '"purity":null' in without.page.read_text()
+    assert "purest first" not in without.page.read_text()
 
 
 def test_pictures_are_what_the_model_saw_and_maps_lie_in_the_factor_s_quadrant(tmp_path):
@@ -204,52 +207,85 @@ def test_no_more_images_are_in_memory_than_a_batch_and_the_first(tmp_path):
 
 
 class Page(HTMLParser):
-    """Articles, pictures and links of a page."""
+    """Options, links and texts of a page, and the data in it."""
 
     def __init__(self, text):
         super().__init__()
-        self.articles, self.pictures, self.links, self.headings, self.options = [], [], [], [], []
-        self.text, self.open = "", None
+        self.links, self.options, self.text, self.open = [], [], "", None
         self.feed(text)
+        (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+        self.data = json.loads(data)
 
     def handle_starttag(self, tag, attrs):
         attrs, self.open = dict(attrs), tag
         self.links += [attrs[name] for name in ("src", "href", "srcset", "action", "data") if name in attrs]
-        {"article": self.articles, "img": self.pictures, "option": self.options}.get(tag, []).append(attrs)
+        if tag == "option":
+            self.options.append(attrs)
 
     def handle_data(self, data):
         self.text += data if self.open not in ("script", "style") else ""
-        if self.open == "h2":
-            self.headings.append(data)
 
     def handle_endtag(self, tag):
         self.open = None
 
 
-def test_the_page_needs_no_other_file(tmp_path):
+def chunks_of(text):
+    return [json.loads(chunk) for chunk in re.findall(r"^bndlCards\(\d+, (.*)\);$", text, flags=re.MULTILINE)]
+
+
+def test_a_small_page_needs_no_other_file(tmp_path):
     gallery = gallery_of(tmp_path, title="Cats & <dogs>")
     text = gallery.page.read_text()
     page = Page(text)
-    assert [article["id"] for article in page.articles] == [f"factor-{card.factor}" for card in gallery.cards]
-    assert page.headings == [f"factor {card.factor}" for card in gallery.cards]
-    assert len(page.pictures) == 2 * sum(len(card.images) for card in gallery.cards)  # an image and its map
-    assert all("alt" in picture for picture in page.pictures)
-    assert "which shows factor" in page.pictures[0]["alt"]
-    assert page.links
-    assert all(link.startswith("data:image/") for link in page.links)
-    assert not re.search(r"url\(|@import|https?:", text)
+    assert gallery.files is None
+    assert {path.name for path in tmp_path.iterdir()} == {"gallery.html", "gallery.png"}
+    assert [card["k"] for card in page.data["cards"]] == [card.factor for card in gallery.cards]
+    (chunk,) = chunks_of(text)
+    assert [one["images"] for one in chunk] == [card.images for card in gallery.cards]
+    assert set(page.data["images"]) == {str(row) for card in gallery.cards for row in card.images}
+    assert all(image.startswith("data:image/jpeg;base64,") for image in page.data["images"].values())
+    assert page.links == ["data:,"]  # of an icon, which a browser would ask for
+    assert not re.search(r"url\(|@import|https?:|innerHTML", text)
     assert "Cats & <dogs>" in page.text
 
 
-def test_names_of_classes_are_text_whatever_is_in_them(tmp_path):
+def test_a_large_page_has_its_cards_and_images_beside_it(tmp_path):
+    inside = gallery_of(tmp_path / "one")
+    gallery = gallery_of(tmp_path / "two", single_file=False)
+    page = Page(gallery.page.read_text())
+    assert (page.data["folder"], page.data["images"]) == ("gallery_files", None)
+    shown = {row for card in gallery.cards for row in card.images}
+    assert {path.name for path in gallery.files.iterdir()} == {"cards-0.js", *(f"{row}.jpg" for row in shown)}
+    assert chunks_of((gallery.files / "cards-0.js").read_text()) == chunks_of(inside.page.read_text())
+    (gallery.files / "notes.txt").touch()
+    gallery_of(tmp_path / "two")  # a single file again: what it does not need goes, what is not ours stays
+    assert [path.name for path in gallery.files.iterdir()] == ["notes.txt"]
+
+
+def test_maps_are_stored_by_position_with_the_largest_at_127(tmp_path):
     gallery = gallery_of(tmp_path)
+    for card, found in zip(gallery.cards, chunks_of(gallery.page.read_text())[0], strict=True):
+        height, width, packed = found["maps"][0]
+        values = np.frombuffer(base64.b64decode(packed), np.int8).reshape(height, width)
+        grid = card.grids[0].numpy()
+        np.testing.assert_allclose(values, 127 * grid / np.abs(grid).max(), atol=0.51)
+        assert values.max() == 127
+
+
+def test_names_of_classes_and_factors_are_text_whatever_is_in_them(tmp_path):
+    model = classifier()
+    model.set_factor_names({1: "</script><script>alert(1)</script>"})
+    gallery = gallery_of(tmp_path, model=model)
     text = gallery.page.read_text()
-    page, cards = Page(text), gallery.cards
-    assert [json.loads(article["data-classes"]) for article in page.articles] == [card.classes for card in cards]
-    assert [option["value"] for option in page.options] == ["", *sorted(NAMES)]
+    page = Page(text)
+    names = page.data["classes"]
+    assert names == sorted(NAMES)
+    assert [[names[c] for c in card["classes"]] for card in page.data["cards"]] == [c.classes for c in gallery.cards]
+    assert {card["k"]: card["name"] for card in page.data["cards"]}[1] == "</script><script>alert(1)</script>"
+    assert [option["value"] for option in page.options][:3] == ["", "0", "1"]
     assert "<b>cats" not in text
+    assert "<script>alert" not in text
     assert all(name in page.text for name in NAMES)
-    assert {name for picture in page.pictures for name in NAMES if name in picture["alt"]} == set(NAMES)
 
 
 def test_the_page_says_nothing_of_the_machine_and_is_the_same_again(tmp_path):
@@ -257,7 +293,7 @@ def test_the_page_says_nothing_of_the_machine_and_is_the_same_again(tmp_path):
     assert one.page.read_bytes() == two.page.read_bytes()
     assert one.sheet.read_bytes() == two.sheet.read_bytes()
     assert one.page.read_bytes() == gallery_of(tmp_path / "one").page.read_bytes()  # over the old one
-    words = re.sub(r"data:[^\"]*", "", one.page.read_text())
+    words = re.sub(r"data:image[^\"]*", "", one.page.read_text())
     assert str(tmp_path) not in words
     assert platform.node() not in words.split()
     with Image.open(one.sheet) as image:

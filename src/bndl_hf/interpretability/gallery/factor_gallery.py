@@ -1,38 +1,32 @@
 """What each factor stands for, in pictures: the images that show it most, where they show it, the classes it feeds.
 
-One pass over a dataset finds the images, a second over those alone finds the places (factor_maps.py); memory does not
-grow with the dataset. page.py writes what was found as one HTML page, `plots.factor_sheet` as one picture.
+One pass over a dataset finds the images, a second over those alone finds the places (survey.py); memory does not grow
+with the dataset. page.py writes what was found as an HTML page, `plots.factor_sheet` as one picture.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
 from bndl_hf.interpretability.choices import check_sees_images
 from bndl_hf.interpretability.gallery.cards import FactorCard, FactorGallery
 from bndl_hf.interpretability.gallery.page import write_page
-from bndl_hf.interpretability.gallery.rows import GalleryRows
-from bndl_hf.interpretability.identifiability import IdentifiabilityCheck, IdentifiabilityReport
+from bndl_hf.interpretability.identifiability import IdentifiabilityCheck
 from bndl_hf.interpretability.maps.factor_maps import factor_maps
-from bndl_hf.interpretability.pictures import denormalized_images
-from bndl_hf.interpretability.purity import FactorPurity, FactorPurityCheck
-from bndl_hf.model.evaluation_view import evaluation_view
+from bndl_hf.interpretability.rows import GalleryRows
+from bndl_hf.interpretability.survey import ShownImages, Survey, look_again, survey
+from bndl_hf.model.factor_names import factor_names
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
 from bndl_hf.plots import factor_sheet, save_figure
 from bndl_hf.plots.style import figure_class
 
-# Larger pictures are made smaller for the page, in pixels: 512 factors of eight then weigh some 15 MB.
+# Larger pictures are made smaller for the page, in pixels: some 5 kB each.
 _LARGEST_PICTURE = 128
 
 
@@ -52,10 +46,12 @@ def factor_gallery(
     tolerance: float = 1e-3,
     batch_size: int = 64,
     progress: bool = True,
+    single_file: bool | None = None,
 ) -> FactorGallery:
-    """Show every active factor by its top images, as one self-contained page and one picture.
+    """Show every active factor by its top images, as a page to search, sort and scroll, and as one picture.
 
-    Writes `gallery.html`, which needs no other file and no network, and `gallery.png`.
+    Writes `gallery.html`, which needs no network and no server, and `gallery.png`. A large gallery keeps its images
+    and cards in `gallery_files` beside the page, which loads them as one scrolls; a small one is a single file.
 
     Args:
         model: a `BNDLForImageClassification`.
@@ -72,6 +68,7 @@ def factor_gallery(
         tolerance: of `identifiability_report`.
         batch_size: images at a time.
         progress: show progress bars.
+        single_file: put everything into the page; None does so up to 100 factors and 4 MB of images.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -100,104 +97,76 @@ def factor_gallery(
     factor_maps(model, first.to(model.device), factors=0)
     figure_class()
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    seen = _look_at_all(model, rows, top, tolerance, batch_size, progress)
+    identifiability = IdentifiabilityCheck(model.decision_layer.factor_loadings.detach(), tolerance)
+    seen = survey(model, rows, top, batch_size, progress, identifiability)
     shown = seen.by_evidence[:max_factors]
     if not shown:
         raise ValueError(
             f"None of the {len(seen.evidence)} factors is above zero on any of {len(rows)} images and feeds a class."
         )
-    evidence_share = seen.evidence / seen.evidence.sum().clamp_min(torch.finfo(torch.float64).tiny)
-    loadings = model.decision_layer.factor_loadings.detach().cpu()
-    cards: list[FactorCard] = []
-    methods: set[str] = set()
-    for factor in tqdm(shown, desc="Factors", disable=not progress):
-        n = int(seen.purity.num_top[factor])
-        images = seen.purity.top_images[factor, :n].tolist()
-        pixel_values = rows.pixel_values(images).to(model.device)
-        found = factor_maps(model, pixel_values, factors=factor)
-        methods.add(found.method)
-        fed = loadings[factor].sort(descending=True)
-        num_fed = int((fed.values > 0).sum())
-        cards.append(
-            FactorCard(
-                factor=factor,
-                evidence_share=evidence_share[factor].item(),
-                active_share=seen.num_active_images[factor].item() / len(rows),
-                classes=[names[c] for c in fed.indices[:num_fed].tolist()],
-                loadings=fed.values[:num_fed].tolist(),
-                purity=None if rows.label_column is None else seen.purity.purity[factor].item(),
-                images=images,
-                labels=rows.names_of_labels(images),
-                scores=found.scores[:, 0].tolist(),
-                **_pictures(processor, pixel_values, found.maps[:, 0]),
-            )
-        )
+    found = look_again(model, rows, {k: seen.images_of(k) for k in shown}, _LARGEST_PICTURE, batch_size, progress)
     gallery = FactorGallery(
-        cards=cards,
+        cards=_cards(model, rows, seen, shown, found, names),
         num_active=len(seen.by_evidence),
         num_factors=len(seen.evidence),
         num_images=len(rows),
-        purity=None if rows.label_column is None else seen.purity,
-        identifiability=seen.identifiability,
-        method=", ".join(sorted(methods)),
+        purity=None if seen.labels is None else seen.top_images,
+        identifiability=identifiability.report(),
+        method=", ".join(sorted(found.methods)),
         page=Path(output_dir) / "gallery.html",
         sheet=Path(output_dir) / "gallery.png",
+        files=Path(output_dir) / "gallery_files",
     )
-    on_sheet = cards[:sheet_factors]
+    on_sheet = gallery.cards[:sheet_factors]
     figure = factor_sheet(
         [card.pictures for card in on_sheet],
         [card.maps for card in on_sheet],
-        [f"factor {card.factor}" for card in on_sheet],
+        [_heading(card) for card in on_sheet],
         [card.classes[:3] for card in on_sheet],
         [card.purity for card in on_sheet],
         title=title,
     )
-    write_page(gallery, title)
+    gallery = write_page(gallery, title, single_file)
     save_figure(figure, gallery.sheet)
     return gallery
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one pass over the dataset found: sums of evidence [K], active images [K], top images."""
-
-    evidence: Tensor
-    num_active_images: Tensor
-    purity: FactorPurity
-    identifiability: IdentifiabilityReport
-
-    @property
-    def by_evidence(self) -> list[int]:
-        """Active factors, most evidence first; of equal ones the most often active."""
-        active = self.identifiability.is_alive.nonzero().flatten().tolist()
-        return sorted(active, key=lambda k: (-self.evidence[k].item(), -self.num_active_images[k].item()))
+def _heading(card: FactorCard) -> str:
+    """The number, and the user's name where there is one: the sheet says which classes a factor feeds anyway."""
+    return f"factor {card.factor}" if card.name.startswith("feeds ") else f"{card.name} ({card.factor})"
 
 
-@torch.no_grad()
-def _look_at_all(
-    model: BNDLPreTrainedModel, rows: GalleryRows, top: int, tolerance: float, batch_size: int, progress: bool
-) -> _Seen:
-    loadings = model.decision_layer.factor_loadings.detach().double().cpu()  # [K, C]
-    evidence = torch.zeros(len(loadings), dtype=torch.float64)
-    num_active = torch.zeros(len(loadings), dtype=torch.long)
-    purity = FactorPurityCheck(top)
-    identifiability = IdentifiabilityCheck(loadings, tolerance)
-    is_used = (loadings > 0).any(dim=1)
-    model = evaluation_view(model)
-    for pixel_values, labels in rows.batches(batch_size, progress):
-        output = model(pixel_values.to(model.device))
-        scores, answers = output.factor_scores.cpu(), output.logits.argmax(dim=-1).cpu()
-        evidence += (scores.double() * loadings.T[answers]).sum(0)
-        num_active += (scores > 0).sum(0)
-        purity.update(scores * is_used, answers if labels is None else labels)
-        identifiability.update(scores)
-    return _Seen(evidence, num_active, purity.report(), identifiability.report())
-
-
-def _pictures(processor: BaseImageProcessor, pixel_values: Tensor, maps: Tensor) -> dict[str, np.ndarray]:
-    """What the model saw and maps of the same size, both made smaller where they are large."""
-    if (largest := max(maps.shape[-2:])) > _LARGEST_PICTURE:
-        size = [round(side * _LARGEST_PICTURE / largest) for side in maps.shape[-2:]]
-        pixel_values = F.interpolate(pixel_values.float(), size, mode="area")
-        maps = F.interpolate(maps[:, None].float(), size, mode="area")[:, 0]
-    return {"pictures": denormalized_images(processor, pixel_values), "maps": maps.float().cpu().numpy()}
+def _cards(
+    model: BNDLPreTrainedModel,
+    rows: GalleryRows,
+    seen: Survey,
+    shown: list[int],
+    found: ShownImages,
+    class_names: list[str],
+) -> list[FactorCard]:
+    """A card for each of the factors `shown`."""
+    share = seen.evidence / seen.evidence.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    fed = model.decision_layer.factor_loadings.detach().cpu().sort(dim=1, descending=True)  # [K, C]
+    counts = (fed.values > 0).sum(dim=1).tolist()
+    cards = []
+    for factor, name in zip(shown, factor_names(model, shown), strict=True):
+        images, n = seen.images_of(factor), counts[factor]
+        cards.append(
+            FactorCard(
+                factor=factor,
+                name=name,
+                evidence_share=share[factor].item(),
+                mean_contribution=seen.evidence[factor].item() / len(rows),
+                active_share=seen.num_active[factor].item() / len(rows),
+                classes=[class_names[c] for c in fed.indices[factor, :n].tolist()],
+                loadings=fed.values[factor, :n].tolist(),
+                purity=None if seen.labels is None else seen.top_images.purity[factor].item(),
+                images=images,
+                labels=None if seen.labels is None else [rows.label_names[c] for c in seen.labels[images].tolist()],
+                scores=[found.scores[factor, row] for row in images],
+                grids=torch.stack([found.grids[factor, row] for row in images]),
+                image_size=found.image_size,
+                all_pictures=found.pictures,
+            )
+        )
+    return cards

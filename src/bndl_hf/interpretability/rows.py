@@ -1,4 +1,4 @@
-"""The dataset of a gallery: rows with a PIL image and perhaps a label, read by their number, a batch at a time."""
+"""The dataset of a gallery or of thumbnails: rows with a PIL image and perhaps a label, by number."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class GalleryRows:
         image_column, label_column: None finds them; no column found means no labels.
         label_names: of the labels; None takes those of the dataset's column, else `model_names`.
         model_names: of the model's classes.
+        with_labels: False looks for no labels.
 
     Raises:
         ValueError: no row, no images, labels that are not whole numbers, or no column of that name.
@@ -37,9 +38,10 @@ class GalleryRows:
         label_column: str | None,
         label_names: Sequence[str] | None,
         model_names: Sequence[str],
+        with_labels: bool = True,
     ) -> None:
         self.dataset, self.processor = dataset, processor
-        self.image_column, self.label_column = _find_columns(dataset, image_column, label_column)
+        self.image_column, self.label_column = _find_columns(dataset, image_column, label_column, with_labels)
         feature = (getattr(dataset, "features", None) or {}).get(self.label_column)
         self.label_names = label_names or getattr(feature, "names", None) or model_names
 
@@ -49,12 +51,6 @@ class GalleryRows:
     def pixel_values(self, numbers: Sequence[int]) -> Tensor:
         """What the model reads of some images, [B, channels, H, W]."""
         return self._processed([self.dataset[number] for number in numbers])
-
-    def names_of_labels(self, numbers: Sequence[int]) -> list[str] | None:
-        """The names of their labels; None without labels."""
-        if self.label_column is None:
-            return None
-        return [self.label_names[self.dataset[number][self.label_column]] for number in numbers]
 
     def batches(self, batch_size: int, progress: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Pixel values and labels, if there are any, of all rows in order, with a progress bar.
@@ -81,7 +77,9 @@ class GalleryRows:
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
-def _find_columns(dataset: Any, image_column: str | None, label_column: str | None) -> tuple[str, str | None]:
+def _find_columns(
+    dataset: Any, image_column: str | None, label_column: str | None, with_labels: bool
+) -> tuple[str, str | None]:
     if not hasattr(dataset, "__len__"):
         raise ValueError(
             f"The dataset is a {type(dataset).__name__} without a length; rows are read by their number, twice. Pass a "
@@ -98,7 +96,7 @@ def _find_columns(dataset: Any, image_column: str | None, label_column: str | No
         if not found:
             raise ValueError(f"The dataset has no images: its columns are {columns}. A column of PIL images is needed.")
         image_column = found[0]
-    if label_column is None:
+    if label_column is None and with_labels:
         endings = [name for name in row if name.endswith("label")]
         label_column = next((name for name in ("label", "labels") if name in row), None)
         label_column = label_column or (endings[0] if len(endings) == 1 else None)
