@@ -35,7 +35,8 @@ def page_recipe(processor: BaseImageProcessor) -> dict[str, Any]:
     if values.get("do_pad"):
         raise ValueError(f"The image processor pads its images (do_pad). {_FIT}")
     resize, crop = _resize_and_crop(values)
-    code = int(values.get("resample") if values.get("resample") is not None else 2)
+    resample = values.get("resample")
+    code = 2 if resample is None else int(resample)
     if resize is not None and code not in _FILTERS:
         raise ValueError(f"The image processor resizes with resample={code}. {_FIT}")
     channels = {"mean": values.get("image_mean"), "std": values.get("image_std")}

@@ -8,6 +8,7 @@ page loads them from a public CDN, and the browser checks the same hashes.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +47,7 @@ class PageRuntime:
 
     Attributes:
         source: "folder", "cache", "npm" or "cdn".
-        files: {name: bytes}; empty where the page loads them from the CDN.
+        files: {name: gzipped bytes}; empty where the page loads them from the CDN.
         reason: why it is the CDN, in words; empty otherwise.
     """
 
@@ -83,18 +85,37 @@ def find_runtime(runtime: str | os.PathLike[str] | None = None) -> PageRuntime:
     if runtime == "cdn":
         return PageRuntime("cdn", {}, 'runtime="cdn" asks for it')
     if runtime is not None:
-        return PageRuntime("folder", _read_folder(Path(runtime)))
+        found = _read_folder(Path(runtime))
+        return PageRuntime("folder", {name: packed_whole(content) for name, content in found.items()})
     cache = cache_folder()
-    if all((cache / name).is_file() and _digest((cache / name).read_bytes()) == FILES[name] for name in FILES):
-        return PageRuntime("cache", {name: (cache / name).read_bytes() for name in FILES})
+    if files := _read_cache(cache):
+        return PageRuntime("cache", files)
     try:
-        files = _fetch_with_npm()
+        files = {name: packed_whole(content) for name, content in _fetch_with_npm().items()}
     except RuntimeUnavailable as error:
         return PageRuntime("cdn", {}, str(error))
     for name, content in files.items():
-        with written_whole(cache / name) as partial:
+        with written_whole(cache / f"{name}.gz") as partial:
             partial.write_bytes(content)
     return PageRuntime("npm", files)
+
+
+def packed_whole(content: bytes) -> bytes:
+    """Gzipped, the same bytes every time."""
+    return gzip.compress(content, compresslevel=9, mtime=0)
+
+
+def _read_cache(cache: Path) -> dict[str, bytes]:
+    """The files, gzipped; empty where one is missing or damaged."""
+    files = {name: cache / f"{name}.gz" for name in FILES}
+    if not all(file.is_file() for file in files.values()):
+        return {}
+    packed = {name: file.read_bytes() for name, file in files.items()}
+    try:
+        is_whole = all(_digest(gzip.decompress(content)) == FILES[name] for name, content in packed.items())
+    except (OSError, EOFError, zlib.error):
+        is_whole = False
+    return packed if is_whole else {}
 
 
 def _read_folder(folder: Path) -> dict[str, bytes]:

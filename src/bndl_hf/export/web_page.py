@@ -8,7 +8,6 @@ an image before it and runtime.py for what runs it.
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ from transformers.utils import logging
 from bndl_hf.export.onnx_file import OnnxExport, export_onnx
 from bndl_hf.export.page_pictures import Examples, example_pictures, thumbnail_sheets
 from bndl_hf.export.recipe import page_recipe
-from bndl_hf.export.runtime import CDN, PageRuntime, find_runtime
+from bndl_hf.export.runtime import CDN, PageRuntime, find_runtime, packed_whole
 from bndl_hf.interpretability.thumbnails import FactorThumbnails
 from bndl_hf.model.factor_names import factor_names
 from bndl_hf.model.input_images import read_image
@@ -128,7 +127,7 @@ def export_page(
         onnx = export_onnx(
             model, graph, top_k=top_k, half=half, example=inputs, image_size=None if inputs is not None else size
         )
-        packed = {name: _packed(content) for name, content in {GRAPH: graph.read_bytes(), **found.files}.items()}
+        packed = {GRAPH: packed_whole(graph.read_bytes()), **found.files}
     files |= sheet_files | {f"{name}.gz": content for name, content in packed.items()}
     facts = {
         **_facts(model),
@@ -187,8 +186,7 @@ def _size_words(packed: dict[str, bytes], runtime: PageRuntime) -> str:
 
 def joined_code() -> str:
     """The page's modules as one."""
-    folder = package_files("bndl_hf.export").joinpath("page")
-    parts = [folder.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES]
+    parts = [_text_of(f"{name}.js") for name in MODULES]
     code = "\n".join(re.sub(r"^import .*\n", "", part, flags=re.MULTILINE) for part in parts)
     return re.sub(r"^export ", "", code, flags=re.MULTILINE)
 
@@ -235,8 +233,4 @@ def _render(title: str, facts: dict[str, Any], **values: Any) -> str:
 
 
 def _text_of(name: str) -> str:
-    return package_files("bndl_hf.export").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _packed(content: bytes) -> bytes:
-    return gzip.compress(content, compresslevel=9, mtime=0)
+    return package_files("bndl_hf.export").joinpath("page").joinpath(name).read_text(encoding="utf-8")

@@ -66,6 +66,9 @@ function pass(source, target, columns, lines, [step, stride], [newStep, newStrid
 
 /** RGBA pixels [height, width, 4] at another size; alpha becomes opaque. No pass along an axis that stays. */
 export function resize(image, width, height, filter) {
+  if (image.height > image.width * 100 && height < image.height && width !== image.width) {
+    image = resize(image, image.width, height, filter); // Pillow shrinks such columns first
+  }
   let { data } = image;
   if (width !== image.width) {
     const target = new Uint8ClampedArray(width * image.height * 4);
