@@ -17,7 +17,7 @@ from script_modules import TINY_RESNET, load_script
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 finetune, evaluate = load_script("finetune"), load_script("evaluate")
-COMMON = ["--dataset_name", "digits", "--use_cpu", "--disable_tqdm", "True", "--seed", "0"]
+COMMON = ["--dataset_name", "digits", "--use_cpu", "--disable_tqdm", "True", "--seed", "0", "--decision_fraction", "0"]
 
 
 def from_scratch(output_dir: Path, *more: str) -> dict:

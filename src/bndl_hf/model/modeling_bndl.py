@@ -369,7 +369,7 @@ class BNDLForImageClassification(BNDLPreTrainedModel):
             ValueError: it was fitted on features of another width, or on another number of classes.
 
         Example:
-            >>> model.set_decisions(fit_decisions(model, held_out))
+            >>> model.set_decisions(fit_decisions(model, held_out, progress=False))
         """
         store_decisions(self.decision_layer, self._configurations(), decisions)
 

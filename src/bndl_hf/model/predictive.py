@@ -89,8 +89,8 @@ class BNDLPrediction:
             id2label: names of the classes, `model.config.id2label`; None calls them "class 3".
 
         Example:
-            >>> model.predict(pixel_values).describe(model.config.id2label)[0]
-            'cat, 98 %: sure, at most 2 % of answers this sure are wrong'
+            >>> len(model.predict(pixel_values).describe(model.config.id2label))  # "cat, 98 %: sure, at most 2 % ..."
+            8
         """
         names = [f"class {c}" if id2label is None else str(id2label[c]) for c in range(self.probs.shape[1])]
         probs = self.probs.tolist()
@@ -107,18 +107,19 @@ class BNDLPrediction:
         if self.verdict is not None:
             found = self.verdict.bincount(minlength=len(VERDICTS)).tolist()
             counts = ": " + ", ".join(f"{n} {name}" for n, name in zip(found, VERDICTS, strict=True) if n)
-        shown = dataclasses.replace(self, **{name: _head(getattr(self, name)) for name in _SHOWN}).describe()
+        first = dataclasses.replace(
+            self,
+            probs=self.probs[:_LINES],
+            verdict=None if self.verdict is None else self.verdict[:_LINES],
+            prediction_sets=None if self.prediction_sets is None else self.prediction_sets[:_LINES],
+        )
+        shown = first.describe()
         lines = [f"BNDLPrediction of {B} image{'s' * (B != 1)}{counts}", *(f"  {line}" for line in shown)]
         return "\n".join([*lines, f"  ... and {B - _LINES} more"] if B > _LINES else lines)
 
 
-# Images a repr describes, and what that needs.
+# Images a repr describes.
 _LINES = 5
-_SHOWN = ("probs", "prediction_sets", "verdict")
-
-
-def _head(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value[:_LINES]
 
 
 def predict_exactly(

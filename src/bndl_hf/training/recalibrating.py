@@ -68,7 +68,7 @@ def recalibrate(trainer: BNDLTrainer, dataset: Any = None) -> FittedTemperature:
 def _predictions(trainer: BNDLTrainer, model: Any, dataset: Any) -> tuple[BNDLPrediction, Tensor]:
     """The exact prediction for all images, and their labels [N], the same in every process."""
     layer = trained_decision_layer(model)
-    parts: list[dict[str, Tensor]] = []
+    parts: list[dict[str, Any]] = []
     for batch in trainer.get_eval_dataloader(dataset):
         inputs = trainer._prepare_inputs(batch)
         with trainer.compute_loss_context_manager():

@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.familiarity import Familiarity
 from bndl_hf.model.prediction_sets import ConformalPredictor
-from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.verdicts import VerdictRule, as_percentage
 
 from .abstention import fit_abstention, images_needed
@@ -75,8 +74,8 @@ def fit_decisions(
 ) -> FittedDecisions:
     """Everything a verdict needs, from images that were not trained on.
 
-    - *Sure*: of the answers with this probability or more at most `risk` are wrong, for 1 - delta of all held-out sets
-      (Clopper-Pearson, fixed-sequence testing; `fit_abstention`).
+    - *Sure*: of the answers to familiar images with this probability or more at most `risk` are wrong, for 1 - delta of
+      all held-out sets (Clopper-Pearson, fixed-sequence testing; `fit_abstention`).
     - *Torn*: the prediction sets of images that are not sure hold the true class with probability `coverage`: they are
       fitted on such images alone (adaptive sets, Romano et al. 2020), or on all where fewer are torn than that takes.
     - *Unfamiliar*: Fisher's statistic (`fit_familiarity`) above that of the share `familiar` of held-out images, with
@@ -104,9 +103,10 @@ def fit_decisions(
         ValueError: no images, labels out of range, or fractions that are none.
 
     Example:
-        >>> decisions = fit_decisions(model, held_out, risk=0.02)
+        >>> decisions = fit_decisions(model, held_out, risk=0.02, progress=False)
         >>> model.set_decisions(decisions)
-        >>> model.predict(pixel_values).describe(model.config.id2label)
+        >>> decisions.rule.threshold is None  # so few images promise nothing, as print(decisions) says
+        True
     """
     for name, value in {"risk": risk, "coverage": coverage, "familiar": familiar, "delta": delta}.items():
         if value is not None and not 0 < value < 1:
@@ -120,22 +120,24 @@ def fit_decisions(
     temperature = _temperature(layer, features, labels, first, notes) if recalibrate else None
     if temperature is not None:
         layer.set_temperature(temperature)
-    familiarity = None
+    familiarity, usual = None, torch.ones_like(first)
     if familiar is not None:
         known = None if training is None else _read(model, training, "Training images", progress)
         familiarity, usual = _familiarity(layer, features, labels, first, known, notes)
         layer.set_familiarity(familiarity or layer.familiarity)
     prediction, labels = collect_predictions(layer, features, labels, progress=False)
-    curve = _risk_curve(prediction, labels, delta)
-    threshold = _threshold(prediction, labels, risk, delta, notes)
-    unfamiliar_above = None
-    if familiar is not None:
-        assert prediction.fisher_statistic is not None
+    probs, truth, unfamiliar_above = prediction.probs, labels, None
+    if familiar is not None and prediction.fisher_statistic is not None:
         unfamiliar_above = _unusual(prediction.fisher_statistic[usual], familiar, notes)
+        if unfamiliar_above is not None:  # sure and torn are said of the others alone
+            is_familiar = prediction.fisher_statistic.double() <= unfamiliar_above
+            probs, truth = probs[is_familiar], truth[is_familiar]
+    curve = _risk_curve(probs, truth, delta)
+    threshold = _threshold(probs, truth, risk, delta, notes)
     conformal = None
     if coverage is not None:
-        is_sure = prediction.probs.amax(-1).double() >= (math.inf if threshold is None else threshold)
-        conformal = _sets(prediction.probs, labels, is_sure, coverage, notes)
+        is_sure = probs.amax(-1).double() >= (math.inf if threshold is None else threshold)
+        conformal = _sets(probs, truth, is_sure, coverage, notes)
     rule = VerdictRule(
         risk=risk,
         delta=delta,
@@ -217,29 +219,37 @@ def _fit_temperature(layer: Any, features: Tensor, labels: Tensor) -> FittedTemp
     return fit_temperature(prediction, labels, variance_scale=scale, label_smoothing=smoothing_of_few(len(labels)))
 
 
-def _threshold(prediction: BNDLPrediction, labels: Tensor, risk: float, delta: float, notes: list[str]) -> float | None:
+def _threshold(probs: Tensor, labels: Tensor, risk: float, delta: float, notes: list[str]) -> float | None:
     needed = images_needed(risk, delta)
     try:
-        fitted = fit_abstention(prediction, labels, risk, delta=delta)
-    except ValueError as error:
-        too_few = f"; at least {needed:,} are needed" if len(labels) < needed else ""
-        notes.append(f"Nothing is called sure: {error}{too_few}")
+        fitted = fit_abstention(probs, labels, risk, delta=delta)
+    except ValueError:
+        M, confident = len(labels), as_percentage(1 - delta)
+        why = (
+            f"{needed:,} or more do, if none of the surest is wrong"
+            if needed > M
+            else "too many of the surest are wrong"
+        )
+        notes.append(
+            f"Nothing is called sure: {M:,} images do not show, with confidence {confident}, that at most "
+            f"{as_percentage(risk)} of any answers are wrong; {why}."
+        )
         return None
     notes.append(
-        f"Sure: {as_percentage(fitted.coverage)} of these images; at most {as_percentage(risk)} of sure answers are "
-        f"wrong (with confidence {as_percentage(1 - delta)}), {as_percentage(fitted.empirical_risk)} were here."
+        f"Sure: {fitted.coverage:.1%} of these images; at most {as_percentage(risk)} of sure answers are wrong (with "
+        f"confidence {as_percentage(1 - delta)}), {fitted.empirical_risk:.1%} were here."
     )
     return max(0.0, fitted.threshold)
 
 
-def _risk_curve(prediction: BNDLPrediction, labels: Tensor, delta: float) -> tuple[tuple[float, float, float], ...]:
+def _risk_curve(probs: Tensor, labels: Tensor, delta: float) -> tuple[tuple[float, float, float], ...]:
     """(threshold, risk, share answered) for every risk within reach, each by itself with confidence 1 - delta."""
     points: dict[float, tuple[float, float, float]] = {}
     for risk in RISKS:
         if len(labels) < images_needed(risk, delta):
             continue
         try:
-            fitted = fit_abstention(prediction, labels, risk, delta=delta)
+            fitted = fit_abstention(probs, labels, risk, delta=delta)
         except ValueError:  # out of reach on these images
             continue
         threshold = max(0.0, fitted.threshold)
@@ -257,15 +267,16 @@ def _familiarity(
 ) -> tuple[Familiarity | None, Tensor]:
     """New statistics, or None for those the layer has, and the held-out images that say what is usual, [M] bool."""
     everyone = torch.ones_like(first)
+    if training is None and layer.familiarity is not None:
+        return None, everyone
+    needed = MIN_HELD_OUT if training is not None else 2 * MIN_HELD_OUT
+    if len(labels) < needed:
+        notes.append(
+            f"Nothing is called unfamiliar: {len(labels)} images do not say what is usual; {needed} or more do."
+        )
+        return None, everyone
     if training is not None:
         return fit_familiarity(layer, *training, features), everyone
-    if layer.familiarity is not None:
-        return None, everyone
-    if int((~first).sum()) < MIN_HELD_OUT:
-        raise ValueError(
-            f"{len(labels)} held-out images are too few to say what is familiar without training images; pass "
-            f"training=, {2 * MIN_HELD_OUT} held-out images or more, or familiar=None."
-        )
     notes.append(
         "Class means are of half of the held-out images, because the model has none: pass training= for better ones."
     )
