@@ -37,7 +37,10 @@ export function showSentence(facts, row) {
   const reason = byId("reason");
   reason.hidden = !decided.verdict;
   if (decided.verdict) {
-    const words = element("span", { textContent: `${decided.reason[0].toUpperCase()}${decided.reason.slice(1)}.` });
+    // A class keeps its spelling: "Either cat (61 %) or dog (33 %); ...".
+    const isSet = decided.verdict === "torn" && decided.set?.length > 1 && facts.verdict.coverage !== null;
+    const { reason: why } = decided;
+    const words = element("span", { textContent: `${isSet ? `Either ${why}` : why[0].toUpperCase() + why.slice(1)}.` });
     reason.replaceChildren(verdictLabel(decided.verdict), words);
   }
 }
@@ -142,7 +145,7 @@ function drawMap(overlay, { values, width, height }) {
   const pixels = context.createImageData(width, height);
   values.forEach((value, i) => {
     const strength = Math.abs(value) / largest;
-    pixels.data.set([...(value >= 0 ? [255, 122, 24] : [40, 120, 255]), 255 * 0.75 * strength], 4 * i);
+    pixels.data.set([...(value >= 0 ? [255, 122, 24] : [40, 120, 255]), 255 * 0.75 * strength ** 1.5], 4 * i);
   });
   context.putImageData(pixels, 0, 0);
   const target = overlay.getContext("2d");
