@@ -67,7 +67,7 @@ def push_space(
             private would be published.
 
     Example:
-        >>> push_space("alice/what-is-it", model, processor, ["cat.jpg"], model_id="alice/vit-bndl")  # doctest: +SKIP
+        >>> push_space("alice/what-is-it", model, processor, ["cat.jpg"], model_id="alice/vit-bndl")
     """
     with tempfile.TemporaryDirectory(prefix="bndl-") as staging:
         folder = Path(staging)
