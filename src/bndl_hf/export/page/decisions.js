@@ -65,7 +65,7 @@ export function reasonOf(verdict, rule, names, risk, threshold) {
   if (verdict === "sure") return `at most ${asPercentage(risk)} of answers this sure are wrong`;
   if (verdict === "unfamiliar") return `unlike ${asPercentage(rule.familiar)} of the images it was checked on`;
   if (names.length && rule.coverage !== null) {
-    if (names.length === 1) return `too unsure to promise ${asPercentage(risk)} errors, but nothing else is likely`;
+    if (names.length === 1) return `too unsure to promise ${asPercentage(risk)} errors`;
     return `${listed(names)}; ${asPercentage(rule.coverage)} of such sets hold the right class`;
   }
   if (threshold === null) return `too few images were checked to promise ${asPercentage(risk)} errors`;
