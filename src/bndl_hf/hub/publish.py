@@ -38,6 +38,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils.sha import git_hash
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from bndl_hf.hub.contents import FIGURES_FOLDER, check_nothing_private, file_names, write_contents
@@ -48,7 +49,13 @@ if TYPE_CHECKING:
     from bndl_hf.interpretability import FactorThumbnails
 
 # Files of an earlier push that would contradict a new one: other shards, other formats, figures no longer shown.
-_OUTDATED = ("model*.safetensors*", "pytorch_model*.bin*", f"{FIGURES_FOLDER}/*", "factor_thumbnails/*")
+_OUTDATED = (
+    "model*.safetensors*",
+    "pytorch_model*.bin*",
+    f"{FIGURES_FOLDER}/*",
+    "factor_thumbnails/*",
+    "examples/example-*.png",
+)
 # RuntimeError and ValueError are what the client makes of a failed or refused upload of large files.
 _FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError, ValueError)
 
@@ -62,6 +69,7 @@ def push_to_hub(
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
     thumbnails: FactorThumbnails | None = None,
+    examples: Sequence[Image.Image | str | os.PathLike[str]] = (),
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -80,6 +88,8 @@ def push_to_hub(
         card: a model card of your own; None makes one (`create_model_card`).
         thumbnails: what `collect_factor_thumbnails` made, published in factor_thumbnails/; they are small copies of
             images of the dataset, which must be yours to publish. None publishes none.
+        examples: images or files, published in examples/ (small, without metadata) and shown on the card, and by the
+            model page's widget, with the model's answers; they must be yours to publish.
         private: of a repository that is made; None leaves it to the account's settings.
         revision: branch to push to, made if it is not there; None is the main branch.
         create_pr: open a pull request instead of changing the branch.
@@ -114,6 +124,7 @@ def push_to_hub(
             figures=figures,
             card=card,
             thumbnails=thumbnails,
+            examples=examples,
             **card_facts,
         )
         check_nothing_private(folder, secrets=[token or get_token() or ""])
