@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from bndl_hf.export.page_pictures import Examples
 from bndl_hf.export.web_page import export_page
-from bndl_hf.hub.card import PLACEHOLDER_ID, create_model_card
+from bndl_hf.hub.card import PLACEHOLDER_ID, create_model_card, split_of
+from bndl_hf.hub.card_facts import CardFacts, CardFigure
+from bndl_hf.hub.card_figures import draw_card_figures, weights_per_class
+from bndl_hf.hub.eval_results import eval_result_files
+from bndl_hf.hub.widget import CardExample, save_examples
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.utils.privacy import private_part, public_values
 
@@ -43,7 +48,7 @@ _EMBEDDED = re.compile(rb'<script type="text/plain"[^>]*>[A-Za-z0-9+/=]*</script
 _CARD_FACTS = tuple(
     name
     for name, parameter in inspect.signature(create_model_card).parameters.items()
-    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("figures", "model_id")
+    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("figures", "model_id", "examples")
 )
 
 
@@ -59,6 +64,7 @@ def write_contents(
     thumbnails: FactorThumbnails | None = None,
     page: bool = False,
     page_examples: Examples = (),
+    examples: Sequence[Image.Image | str | os.PathLike[str]] = (),
     **card_facts: Any,
 ) -> None:
     """Write everything that is published into `folder`.
@@ -74,6 +80,8 @@ def write_contents(
         thumbnails: of the model's factors, images of a dataset that may be published; None leaves them out.
         page: whether to add page.html, which answers in the browser (`bndl_hf.export.export_page`), and its link.
         page_examples: images it offers to try.
+        examples: images or files, stored in examples/ and shown on the card with the model's answers; they must be
+            yours to publish.
         **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, tags, language, ...
 
     Raises:
@@ -92,6 +100,11 @@ def write_contents(
         raise ValueError("page=True needs the image processor: the page repeats what it does. Pass processor.")
     if page_examples and not page:
         raise ValueError("page_examples are images of a page that is not made; pass page=True, or leave them out.")
+    if examples and (card is not None or processor is None):
+        raise ValueError(
+            "examples are answered for a card that is made here; leave `card` out and pass the processor, or leave the "
+            "examples out."
+        )
     if thumbnails is not None and thumbnails.num_factors != model.config.num_factors:
         raise ValueError(
             f"The thumbnails are of {thumbnails.num_factors} factors; this model has {model.config.num_factors}. "
@@ -109,8 +122,7 @@ def write_contents(
     if results:
         (folder / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if card is None:
-        names = [f"{FIGURES_FOLDER}/{Path(figure).name}" for figure in figures]
-        card = create_model_card(model, results, model_id=repo_id, figures=names, **card_facts)
+        card = _new_card(folder, model, processor, results, figures, thumbnails, examples, repo_id, card_facts)
     text = str(card).replace(PLACEHOLDER_ID, repo_id)
     if page:
         assert processor is not None
@@ -120,6 +132,47 @@ def write_contents(
         text = f"{text.rstrip()}\n{_PAGE_LINK}"
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     check_nothing_private(folder)
+
+
+def _new_card(
+    folder: Path,
+    model: BNDLForImageClassification,
+    processor: BaseImageProcessor | None,
+    results: Mapping[str, Any],
+    figures: Sequence[str | os.PathLike[str]],
+    thumbnails: FactorThumbnails | None,
+    images: Sequence[Image.Image | str | os.PathLike[str]],
+    repo_id: str,
+    card_facts: Mapping[str, Any],
+) -> ModelCard:
+    """The card, and what lies beside it: example images, figures that were not given, measures for the Hub."""
+    examples: list[CardExample] = []
+    pictures: list[Image.Image] = []
+    if images and processor is not None:
+        examples, pictures = save_examples(folder, model, processor, images)
+    shown: list[str | CardFigure] = [f"{FIGURES_FOLDER}/{Path(figure).name}" for figure in figures]
+    given = {Path(figure).stem for figure in figures}
+    drawable = {name: value for name, value in results.items() if name not in given}
+    if examples:
+        drawable.setdefault("weights_per_class", weights_per_class(model))
+    factors = sorted({factor for example in examples for factor, *_ in example.parts})
+    drawn = draw_card_figures(
+        folder,
+        {**drawable, "deciles": None} if "accuracy_by_decile" in given else drawable,
+        label_names=[str(model.config.id2label[c]) for c in range(model.config.num_labels)],
+        examples=examples,
+        pictures=pictures,
+        thumbnails=None if thumbnails is None else {factor: thumbnails.images(factor) for factor in factors},
+    )
+    facts = {name: card_facts.get(name) for name in inspect.signature(CardFacts.read).parameters}
+    dataset_ids = CardFacts.read(**facts).dataset_ids
+    split = card_facts.get("split") or split_of(results)
+    for name, text in eval_result_files(results, dataset_ids, split=split).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return create_model_card(
+        model, results, model_id=repo_id, figures=[*drawn, *shown], examples=examples, **card_facts
+    )
 
 
 def list_contents(
