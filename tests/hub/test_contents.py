@@ -154,7 +154,7 @@ def test_nothing_of_the_machine_is_in_anything_a_whole_run_publishes(tmp_path, h
     command = f"""
         {sys.executable} {REPOSITORY}/scripts/finetune.py --model_type resnet --image_size 8 --dataset_name digits
         --config_overrides {{"embedding_size":8,"hidden_sizes":[8,16],"depths":[1,1],"layer_type":"basic"}}
-        --max_steps 2 --max_eval_samples 20 --per_device_train_batch_size 8 --output_dir {home}/outputs/run
+        --max_steps 2 --max_eval_samples 20 --per_device_train_batch_size 9 --output_dir {home}/outputs/run
         --push_to_hub --hub_model_id alice/resnet-bndl --hub_tok {token}
     """
     done = subprocess.run(command.split(), env=environment, cwd=home, check=True, capture_output=True, text=True)
