@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-
 _DAMAGED = "cut short|not an image that can be read"
 
 
@@ -44,6 +43,11 @@ def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=format, **options)
     return buffer.getvalue()
+
+
+def noise(seed: int, count: int) -> bytes:
+    """Random bytes."""
+    return np.random.default_rng(seed).bytes(count)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -115,12 +119,12 @@ def hostile_images() -> dict[str, Sent]:
         "cut PNG": Sent(whole["PNG"][: len(whole["PNG"]) // 2], "cut short"),
         "cut JPEG": Sent(whole["JPEG"][: len(whole["JPEG"]) // 2], "cut short", "image.jpg"),
         "cut WebP": Sent(whole["WEBP"][: len(whole["WEBP"]) // 2], _DAMAGED, "image.webp"),
-        "noise for pixels": Sent(png_header(64, 64) + png_chunk(b"IDAT", np.random.default_rng(1).bytes(500)), _DAMAGED),
+        "noise for pixels": Sent(png_header(64, 64) + png_chunk(b"IDAT", noise(1, 500)), _DAMAGED),
         "floating-point TIFF": Sent(saved(Image.new("F", (32, 32)), "TIFF"), "without colours", "image.tiff"),
         "SVG called PNG": Sent(svg, "not an image"),
         "SVG": Sent(svg, "not an image", "image.svg"),
         "HTML called PNG": Sent(page, "not an image"),
         "PDF called PNG": Sent(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "not an image"),
         "PostScript called PNG": Sent(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
-        "noise": Sent(np.random.default_rng(2).bytes(5000), "not an image"),
+        "noise": Sent(noise(2, 5000), "not an image"),
     }  # fmt: skip

@@ -5,5 +5,14 @@ from bndl_hf.hub.contents import list_contents
 from bndl_hf.hub.errors import HubError
 from bndl_hf.hub.publish import push_to_hub
 from bndl_hf.hub.pull import PulledCheckpoint, pull_from_hub
+from bndl_hf.hub.space import space_files
 
-__all__ = ["HubError", "PulledCheckpoint", "create_model_card", "list_contents", "pull_from_hub", "push_to_hub"]
+__all__ = [
+    "HubError",
+    "PulledCheckpoint",
+    "create_model_card",
+    "list_contents",
+    "pull_from_hub",
+    "push_to_hub",
+    "space_files",
+]
