@@ -6,6 +6,7 @@ from bndl_hf.hub.errors import HubError
 from bndl_hf.hub.publish import push_to_hub
 from bndl_hf.hub.pull import PulledCheckpoint, pull_from_hub
 from bndl_hf.hub.space import space_files
+from bndl_hf.hub.static_space import push_space
 
 __all__ = [
     "HubError",
@@ -13,6 +14,7 @@ __all__ = [
     "create_model_card",
     "list_contents",
     "pull_from_hub",
+    "push_space",
     "push_to_hub",
     "space_files",
 ]

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard
 from transformers import BaseImageProcessor
 
+from bndl_hf.export.page_pictures import Examples
+from bndl_hf.export.web_page import export_page
 from bndl_hf.hub.card import PLACEHOLDER_ID, create_model_card
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.utils.privacy import private_part, public_values
@@ -31,6 +33,14 @@ CARD_FILE = "README.md"
 FIGURES_FOLDER = "figures"
 # What an Inference Endpoint looks for: file in the repository -> file beside this one.
 ENDPOINT_FILES = {"handler.py": "handler.py", "requirements.txt": "handler_requirements.txt"}
+PAGE_FILE = "page.html"
+_PAGE_LINK = f"""
+## Without installing anything
+
+Download [{PAGE_FILE}]({PAGE_FILE}) and open it in a browser: the model answers there, and images stay on your device.
+"""
+# What a page of one file holds of other files, in base64: numbers and pictures, in which any few letters turn up.
+_EMBEDDED = re.compile(rb'<script type="text/plain"[^>]*>[A-Za-z0-9+/=]*</script>')
 # What `create_model_card` takes for the facts of a card; the rest of its arguments are filled in here.
 _CARD_FACTS = tuple(
     name
@@ -49,6 +59,8 @@ def write_contents(
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
     thumbnails: FactorThumbnails | None = None,
+    page: bool = False,
+    page_examples: Examples = (),
     **card_facts: Any,
 ) -> None:
     """Write everything that is published into `folder`.
@@ -62,12 +74,14 @@ def write_contents(
         figures: image files; they are published as figures/NAME and shown in the card.
         card: a model card of your own, its text or a `ModelCard`; None makes one with `create_model_card`.
         thumbnails: of the model's factors, images of a dataset that may be published; None leaves them out.
+        page: whether to add page.html, which answers in the browser (`bndl_hf.export.export_page`), and its link.
+        page_examples: images it offers to try.
         **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, tags, language, ...
 
     Raises:
         ValueError: the model is not a BNDL classifier; thumbnails of another number of factors; `figures` names a file
-            that is not there or two of one name; a fact that a card does not have, or one beside a card of your own; or
-            something private is in the files.
+            that is not there or two of one name; a fact that a card does not have, or one beside a card of your own; a
+            page without a processor, or examples without a page; or something private is in the files.
     """
     if not isinstance(model, BNDLForImageClassification):
         raise ValueError(
@@ -76,6 +90,10 @@ def write_contents(
         )
     _check_figures(figures)
     _check_facts(card, card_facts)
+    if page and processor is None:
+        raise ValueError("page=True needs the image processor: the page repeats what it does. Pass processor.")
+    if page_examples and not page:
+        raise ValueError("page_examples are images of a page that is not made; pass page=True, or leave them out.")
     if thumbnails is not None and thumbnails.num_factors != model.config.num_factors:
         raise ValueError(
             f"The thumbnails are of {thumbnails.num_factors} factors; this model has {model.config.num_factors}. "
@@ -98,6 +116,12 @@ def write_contents(
         names = [f"{FIGURES_FOLDER}/{Path(figure).name}" for figure in figures]
         card = create_model_card(model, results, model_id=repo_id, figures=names, **card_facts)
     text = str(card).replace(PLACEHOLDER_ID, repo_id)
+    if page:
+        assert processor is not None
+        export_page(
+            model, processor, page_examples, folder / PAGE_FILE, single_file=True, thumbnails=thumbnails, half=True
+        )
+        text = f"{text.rstrip()}\n{_PAGE_LINK}"
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     check_nothing_private(folder)
 
@@ -164,7 +188,9 @@ def check_nothing_private(folder: Path, secrets: Iterable[str] = ()) -> None:
 
 
 def _readable_part(file: Path) -> bytes:
-    """A file's bytes; of weights only the header, the rest being numbers."""
+    """A file's bytes; of weights only the header, the rest being numbers, and of a page what is not such a file."""
+    if file.name == PAGE_FILE:
+        return _EMBEDDED.sub(b"", file.read_bytes())
     if file.suffix != ".safetensors":
         return file.read_bytes()
     with file.open("rb") as weights:

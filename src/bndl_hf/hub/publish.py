@@ -40,6 +40,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.sha import git_hash
 from transformers import BaseImageProcessor
 
+from bndl_hf.export.page_pictures import Examples
 from bndl_hf.hub.contents import FIGURES_FOLDER, check_nothing_private, file_names, write_contents
 from bndl_hf.hub.errors import HubError, hub_error
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
@@ -62,6 +63,8 @@ def push_to_hub(
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
     thumbnails: FactorThumbnails | None = None,
+    page: bool = False,
+    page_examples: Examples = (),
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -80,6 +83,9 @@ def push_to_hub(
         card: a model card of your own; None makes one (`create_model_card`).
         thumbnails: what `collect_factor_thumbnails` made, published in factor_thumbnails/; they are small copies of
             images of the dataset, which must be yours to publish. None publishes none.
+        page: whether to publish page.html too, one file that answers in the browser (`bndl_hf.export.export_page`, with
+            half-precision weights), and link it from the card.
+        page_examples: images the page offers to try, published inside it.
         private: of a repository that is made; None leaves it to the account's settings.
         revision: branch to push to, made if it is not there; None is the main branch.
         create_pr: open a pull request instead of changing the branch.
@@ -114,6 +120,8 @@ def push_to_hub(
             figures=figures,
             card=card,
             thumbnails=thumbnails,
+            page=page,
+            page_examples=page_examples,
             **card_facts,
         )
         check_nothing_private(folder, secrets=[token or get_token() or ""])

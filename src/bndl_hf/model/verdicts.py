@@ -154,7 +154,7 @@ def reason(verdict: str, rule: VerdictRule | None, names: Sequence[str] = ()) ->
     if names and rule.coverage is not None:
         share = as_percentage(rule.coverage)
         if len(names) == 1:
-            return f"too unsure to promise {as_percentage(rule.risk)} errors, but nothing else is likely"
+            return f"too unsure to promise {as_percentage(rule.risk)} errors"
         return f"{listed(names)}; {share} of such sets hold the right class"
     if rule.threshold is None:
         return f"too few images were checked to promise {as_percentage(rule.risk)} errors"

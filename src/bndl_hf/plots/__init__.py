@@ -26,6 +26,7 @@ from .style import (
     save_figure,
 )
 from .tasks import task_comparison_plot
+from .verdict_sheet import ShownAnswer, verdict_sheet
 from .waterfall import waterfall_plot
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "REST_COLOR",
     "RULE",
     "UNCERTAIN_COLOR",
+    "ShownAnswer",
     "accuracy_by_decile_plot",
     "factor_sheet",
     "map_overlays",
@@ -50,5 +52,6 @@ __all__ = [
     "sparsity_frontier_plot",
     "task_comparison_plot",
     "uncertainty_histograms",
+    "verdict_sheet",
     "waterfall_plot",
 ]
