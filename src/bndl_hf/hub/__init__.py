@@ -8,6 +8,7 @@ from bndl_hf.hub.errors import HubError
 from bndl_hf.hub.eval_results import eval_result_files
 from bndl_hf.hub.publish import push_to_hub
 from bndl_hf.hub.pull import PulledCheckpoint, pull_from_hub
+from bndl_hf.hub.space import space_files
 from bndl_hf.hub.static_space import push_space
 from bndl_hf.hub.widget import CardExample, answer_examples
 
@@ -24,4 +25,5 @@ __all__ = [
     "pull_from_hub",
     "push_space",
     "push_to_hub",
+    "space_files",
 ]

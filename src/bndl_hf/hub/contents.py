@@ -1,7 +1,7 @@
 """What a published checkpoint consists of, put together in a folder, and the check that nothing private is in it.
 
-Weights, configuration, the model's own code, image processor, results.json, figures and README.md. Read publish.py for
-how the folder becomes one commit.
+Weights, configuration, the model's own code, image processor, the endpoint's handler, results.json, figures and
+README.md. Read publish.py for how the folder becomes one commit.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 RESULTS_FILE = "results.json"
 CARD_FILE = "README.md"
 FIGURES_FOLDER = "figures"
+# What an Inference Endpoint looks for: file in the repository -> file beside this one.
+ENDPOINT_FILES = {"handler.py": "handler.py", "requirements.txt": "handler_requirements.txt"}
 PAGE_FILE = "page.html"
 _PAGE_LINK = f"""
 ## Without installing anything
@@ -72,7 +74,7 @@ def write_contents(
     Args:
         folder: an empty folder.
         model: the classifier.
-        processor: its image processor; None leaves it out.
+        processor: its image processor; None leaves it out, and the endpoint's handler with it.
         repo_id: what the card calls the model.
         results: measured figures; paths in them are cut down to their last part.
         figures: image files; they are published as figures/NAME and shown in the card.
@@ -113,6 +115,8 @@ def write_contents(
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
+        for name, source in ENDPOINT_FILES.items():  # an endpoint cannot answer without a processor
+            shutil.copyfile(Path(__file__).with_name(source), folder / name)
     if thumbnails is not None:
         thumbnails.save(folder)
     for figure in figures:

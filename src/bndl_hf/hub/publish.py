@@ -80,11 +80,11 @@ def push_to_hub(
     token: str | None = None,
     **card_facts: Any,
 ) -> CommitInfo:
-    """Publish a checkpoint as one commit: weights, configuration, code, processor, results.json, figures and card.
+    """Publish a checkpoint as one commit: weights, configuration, code, processor, handler, results, figures and card.
 
     Args:
         model: the classifier.
-        processor: its image processor; None publishes none, and `pipeline` will not work.
+        processor: its image processor; None publishes none, and neither `pipeline` nor an endpoint will work.
         repo_id: "namespace/name", or a name in your own namespace; it is made if it is not there.
         results: measured figures, published as results.json and shown in the card.
         figures: image files, published as figures/NAME and shown in the card.
