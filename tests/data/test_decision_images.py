@@ -56,5 +56,5 @@ def test_a_split_of_their_own_is_read_and_must_be_one(digits) -> None:
         hold_out_for_decisions(digits, DIGITS, split="calibration")
     with pytest.raises(ValueError, match="decision_split='test' is the split of the test images"):
         hold_out_for_decisions(digits, DIGITS, split="test")
-    with pytest.raises(ValueError, match="decision_fraction=1.0 is not a share"):
+    with pytest.raises(ValueError, match=r"decision_fraction=1\.0 is not a share"):
         hold_out_for_decisions(digits, DIGITS, fraction=1.0)
