@@ -36,7 +36,14 @@ from bndl_hf.hub.widget import CardExample, answer_examples, save_examples
 from bndl_hf.interpretability import choose_examples, factor_names
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, write_json
-from card_models import SEED, Subject, train_caltech, train_cifar10, train_digits, train_imagenet
+from card_models import (  # type: ignore[import-not-found]  # beside this file
+    SEED,
+    Subject,
+    train_caltech,
+    train_cifar10,
+    train_digits,
+    train_imagenet,
+)
 
 NAMES = {
     "digits": "bndl-digits-demo",
