@@ -28,7 +28,7 @@ from bndl_hf.training.features import cached_features
 from bndl_hf.training.tuned_training import layer_fields, replace_decision_layer
 from bndl_hf.uncertainty import fit_decisions
 from bndl_hf.utils.results import write_json
-from demo import DemoArguments, build_model, train
+from demo import DemoArguments, build_model, train  # type: ignore[import-not-found]  # beside this file
 
 SEED = 0
 
@@ -175,7 +175,7 @@ def train_digits() -> Subject:
     rows = data.part("test")
 
     def picture(name: str, row: int) -> Image.Image:
-        return load_picture(rows[row][data.image_column]).resize((64, 64), Image.Resampling.NEAREST)
+        return load_picture(rows[row][data.image_column])
 
     return Subject(
         *(model, processor, *test, picture),
@@ -225,15 +225,21 @@ def train_caltech(
 
 
 def train_cifar10(model_path: str, data_path: str, features: Path, keep: Path) -> Subject:
-    """CIFAR-10 on a frozen ResNet of CIFAR-100."""
+    """CIFAR-10 on a frozen ResNet of CIFAR-100; images of CIFAR-100 and digits are the unfamiliar ones."""
     tensors = read_features(features)
     label_names = read_splits(data_path, None)["train"].features["label"].names
     model, processor = wrapped(model_path, label_names, "default")
+    pictures = pictures_of(data_path, {"test": "test"})
+    beside = Path(data_path).parent
+    others = {
+        name: pictures_of(str(beside / folder), {"test": "test"})
+        for name, folder in {"CIFAR-100": "cifar100", "MNIST": "mnist"}.items()
+    }
     training_set = tensors["train.features"], tensors["train.labels"]
     model, training = fit_frozen(model, training_set, 5000, 5000, risk=0.05, keep=keep)
     return Subject(
         *(model, processor, tensors["test.features"], tensors["test.labels"]),
-        pictures_of(data_path, {"test": "test"}),
+        lambda name, row: (pictures if name == "test" else others[name])("test", row),
         facts={
             "dataset_name": "uoft-cs/cifar10",
             "base_model": "resnet-cifar100",
@@ -241,7 +247,8 @@ def train_cifar10(model_path: str, data_path: str, features: Path, keep: Path) -
             "language": "en",
         },
         training=training,
-        sources={"test": "CIFAR-10 (Krizhevsky 2009)"},
+        sources={"test": "CIFAR-10 and CIFAR-100 (Krizhevsky 2009)", "MNIST": "MNIST (LeCun et al. 1998)"},
+        outsiders={"CIFAR-100": tensors["cifar100_test.features"], "MNIST": tensors["mnist.features"]},
     )
 
 

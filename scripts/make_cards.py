@@ -5,8 +5,8 @@ r"""Write the model cards of `model_cards/`: README.md, results.json, card.json 
     python scripts/make_cards.py --cards digits --render   # the page again, from results.json and card.json alone
 
 digits is the model of `make demo`. caltech101 and imagenet take DATASETS/caltech101, DATASETS/imagenet-photos and
-MODELS/efficientnet-lite0, cifar10 takes DATASETS/cifar10 and MODELS/resnet-cifar100; the frozen features are
-FEATURES/NAME.safetensors, made by `scripts/benchmarks/heads.py features` (scripts/benchmarks/tasks.py says how).
+MODELS/efficientnet-lite0; cifar10 takes DATASETS/cifar10, cifar100 and mnist, and MODELS/resnet-cifar100. The frozen
+features are FEATURES/NAME.safetensors, made by `scripts/benchmarks/heads.py features` (scripts/benchmarks/tasks.py says how).
 
 Example images are chosen by a rule (`bndl_hf.interpretability.choose_examples`): the two surest, the two that the model
 is most torn on, the two least familiar. Of photographs of others only thumbnails are stored, inside figures, with their
@@ -36,7 +36,14 @@ from bndl_hf.hub.widget import CardExample, answer_examples, save_examples
 from bndl_hf.interpretability import choose_examples, factor_names
 from bndl_hf.utils.command_line import HelpFormatter, run
 from bndl_hf.utils.results import describe_environment, write_json
-from card_models import SEED, Subject, train_caltech, train_cifar10, train_digits, train_imagenet
+from card_models import (  # type: ignore[import-not-found]  # beside this file
+    SEED,
+    Subject,
+    train_caltech,
+    train_cifar10,
+    train_digits,
+    train_imagenet,
+)
 
 NAMES = {
     "digits": "bndl-digits-demo",

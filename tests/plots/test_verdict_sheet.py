@@ -31,7 +31,7 @@ def test_an_answer_stands_with_verdict_parts_and_what_they_leave_out():
         ShownAnswer(GREY, "$x_1$", "9 %", None),
     ]
     figure = verdict_sheet(answers)
-    assert words(figure, "label") == ["cat", "a very long name o…", "$x_1$"]
+    assert words(figure, "label") == ["cat", "a very long name…", "$x_1$"]
     assert words(figure, "verdict") == ["✓ sure", "? torn"]
     assert words(figure, "part") == ["whiskers", "dog"]
     assert words(figure, "part_value") == ["3.0", "1.0"]

@@ -81,7 +81,9 @@ def choose_examples(
 
 def _distinct(order: Sequence[int], labels: Tensor, count: int) -> list[int]:
     """The first of `order` with labels that differ; then the first of the others."""
-    firsts, others, seen = [], [], set()
+    firsts: list[int] = []
+    others: list[int] = []
+    seen: set[int] = set()
     for i in order:
         label = int(labels[i])
         (others if label in seen else firsts).append(i)

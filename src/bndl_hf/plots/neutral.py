@@ -68,6 +68,10 @@ def neutral_figure(figure: Figure) -> Figure:
                     continue
                 if (new := changed(value)) is not value:
                     put(new)
+                    if (
+                        len(new) > len(NEUTRAL_INK) and artist.get_alpha() == 1
+                    ):  # a grid's, which hides the colour's own
+                        artist.set_alpha(None)
     return figure
 
 

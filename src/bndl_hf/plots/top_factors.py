@@ -90,6 +90,8 @@ def weights_per_class_plot(counts: ArrayLike, names: Sequence[str] | None = None
     """
     values = column(counts, "counts", None if names is None else len(names))
     figure = new_figure(6.4, 3.2, dpi)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots()
     median = float(np.median(values))
     if len(values) <= 20 and names is not None:
@@ -102,13 +104,14 @@ def weights_per_class_plot(counts: ArrayLike, names: Sequence[str] | None = None
         first, last = values.min() - 0.5, values.max() + 0.5  # whole numbers in the middle of their bins
         axes.hist(
             values,
-            bins=np.linspace(first, last, min(30, int(last - first)) + 1),
+            bins=np.linspace(first, last, min(30, int(last - first)) + 1).tolist(),
             color=FACTOR_COLOR,
             edgecolor="white",
             linewidth=0.6,
         )
         finish_axes(axes, "Weights a class", "non-zero loadings of a class", "classes")
         axes.axvline(median, color=RULE, linewidth=1)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     words = f"median {median:,.0f}"
     axes.set_title(words, loc="right", size=9.5, color=INK, fontfamily=FONT)
     return figure

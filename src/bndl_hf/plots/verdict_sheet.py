@@ -91,7 +91,7 @@ def verdict_sheet(answers: Sequence[ShownAnswer], columns: int = 2, dpi: int = 1
 def _draw(page: _Page, x: float, y: float, answer: ShownAnswer, largest: float) -> None:
     """One card with its top left corner at (x, y)."""
     (image,) = check_thumbnails([[answer.image]], 1)[0]
-    page.text(x, y + 0.12, _shorten(answer.label, 19), size=11.5, weight="bold", color=INK, gid="label")
+    page.text(x, y + 0.12, _shorten(answer.label, 18), size=11.5, weight="bold", color=INK, gid="label")
     page.text(
         x + _CARD, y + 0.12, answer.probability, size=11.5, weight="bold", color=INK, ha="right", gid="probability"
     )
