@@ -295,7 +295,8 @@ def draw(model: BNDLForImageClassification, pixel_values: Tensor, truth: list[in
         order = prediction.probs[i].argsort(descending=True).tolist()
         between = [str(id2label[c]) for c in order if prediction.prediction_sets[i, c]]
         notes = [f"between {listed(between)}"] if verdict == "torn" and len(between) > 1 else []
-        notes.append("no digit: shuffled pixels" if truth[i] is None else f"truly {id2label[truth[i]]}")
+        known = truth[i]
+        notes.append("no digit: shuffled pixels" if known is None else f"truly {id2label[known]}")
         parts = zip(evidence.factors[i].tolist(), evidence.contributions[i].tolist(), strict=True)
         answers.append(
             ShownAnswer(

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from bndl_hf.plots.neutral import NEUTRAL_INK
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
@@ -14,6 +13,7 @@ from bndl_hf.plots import (
     verdict_sheet,
     weights_per_class_plot,
 )
+from bndl_hf.plots.neutral import NEUTRAL_INK
 from bndl_hf.plots.style import INK
 
 GREY = np.zeros((8, 8))
