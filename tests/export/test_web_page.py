@@ -19,7 +19,7 @@ from bndl_hf.export.web_page import joined_code
 from bndl_hf.interpretability.thumbnails import FactorThumbnails
 from bndl_hf.model.input_images import read_image
 from bndl_hf.model.prediction_sets import ConformalPredictor
-from bndl_hf.model.verdicts import VerdictRule
+from bndl_hf.model.verdicts import VerdictRule, as_percentage
 from export.browser import Visit, chromium, served
 from model.tiny import IMAGE_SIZE, NUM_LABELS, tiny_model
 
@@ -66,6 +66,8 @@ def folder(tmp_path_factory, model, processor, thumbnails, browser):
         pytest.skip("needs onnxruntime-web: npm and a network, once")
     path = tmp_path_factory.mktemp("page")
     examples = {"a meadow": photograph(1), "<i>a lake</i>": photograph(2)}
+    for name in ("example-9.png", "mine.png"):  # of an earlier page, and somebody's own
+        (path / name).touch()
     export_page(model, processor, examples, path, thumbnails=thumbnails)
     return path
 
@@ -289,6 +291,17 @@ def test_resize_is_pillows_byte_for_byte(browser, size):
     page.close()
 
 
+def test_percentages_are_rounded_as_python_rounds_them(browser):
+    code = re.sub(
+        r"^export ", "", package_files("bndl_hf.export").joinpath("page/decisions.js").read_text(), flags=re.M
+    )
+    values = [n / 800 for n in range(801)] + [n / 4000 for n in range(80)] + [1e-4, 0.99999]
+    page = browser.new_page()
+    found = page.evaluate(f"(values) => {{ {code}; return values.map(asPercentage); }}", values)
+    page.close()
+    assert found == [as_percentage(value) for value in values]
+
+
 def test_joined_modules_declare_each_name_once():
     code = joined_code()
     assert not re.search(r"^(import|export)\b", code, flags=re.MULTILINE)
@@ -296,6 +309,26 @@ def test_joined_modules_declare_each_name_once():
     assert len(names) > 40
     assert len(names) == len(set(names))
     assert "</script" not in code
+
+
+def test_a_folder_imports_its_own_code_alone_and_names_whose_it_is(folder):
+    page = (folder / "index.html").read_text()
+    assert "script-src &#39;self&#39; &#39;wasm-unsafe-eval&#39;;" in page
+    assert "onnxruntime-web 1.30.0, © Microsoft Corporation, MIT License" in page
+    assert (folder / "ort.wasm.bundle.min.mjs").read_bytes()[:2] != b"\x1f\x8b"
+
+
+def test_files_of_an_earlier_page_go_and_others_stay(folder):
+    assert not (folder / "example-9.png").exists()
+    assert (folder / "mine.png").exists()
+
+
+@pytest.mark.parametrize("single_file", [True, False])
+def test_a_path_of_the_other_kind_is_refused(single_file, tmp_path, model, processor):
+    path = tmp_path if single_file else tmp_path / "file"
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="it must be a"):
+        export_page(model, processor, [], path, single_file=single_file)
 
 
 def test_without_a_runtime_of_its_own_the_page_names_pinned_files(tmp_path, model, processor, caplog):

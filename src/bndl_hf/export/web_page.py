@@ -8,6 +8,7 @@ an image before it and runtime.py for what runs it.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from transformers.utils import logging
 from bndl_hf.export.onnx_file import OnnxExport, export_onnx
 from bndl_hf.export.page_pictures import Examples, example_pictures, thumbnail_sheets
 from bndl_hf.export.recipe import page_recipe
-from bndl_hf.export.runtime import CDN, PageRuntime, find_runtime, packed_whole
+from bndl_hf.export.runtime import CDN, CODE, PACKAGE, PageRuntime, find_runtime, packed_whole
 from bndl_hf.interpretability.thumbnails import FactorThumbnails
 from bndl_hf.model.factor_names import factor_names
 from bndl_hf.model.input_images import read_image
@@ -41,6 +42,8 @@ logger = logging.get_logger(__name__)
 MODULES = ("resize", "pixels", "decisions", "model", "view", "batch", "main")
 GRAPH = "model.onnx"
 _CHECKED = 3  # examples the graph is checked on
+# Names of the files of a page, for those of an earlier one to go.
+_OURS = re.compile(r"example-\d+\.(png|jpeg)|factors-\d+\.webp|(model|ort)[\w.-]*\.(gz|mjs)")
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ def export_page(
         processor: its image processor.
         examples: images to try, which become part of the page: {name: image}, or paths, PIL images, ...; may be empty.
             Ask whether they may be shown.
-        path: of the folder, or of the HTML file with `single_file`. A folder is served by any web server; one file
-            opens by double click.
+        path: of the folder, or of the HTML file with `single_file`. A folder is served by any web server, and loses the
+            files of an earlier page; one file opens by double click.
         single_file: everything in one file, a third larger.
         title: heading of the page.
         thumbnails: what factors look like (`load_factor_thumbnails`), shown beside them; part of the page, too.
@@ -106,7 +109,8 @@ def export_page(
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
-        ValueError: the page cannot repeat what `processor` does; an example cannot be read; `runtime` is not the
+        ValueError: `path` is a folder where it has to be a file, or a file where it has to be a folder; the page cannot
+            repeat what `processor` does; an example cannot be read; `runtime` is not the
             pinned version; the model cannot be exported (`export_onnx`).
 
     Example:
@@ -114,6 +118,10 @@ def export_page(
         >>> page = export_page(model, processor, ["cat.jpg"], "page.html", single_file=True)  # doctest: +SKIP
         >>> page.size, page.is_runtime_embedded  # doctest: +SKIP
     """
+    path = Path(path)
+    if path.is_dir() if single_file else path.is_file():
+        kinds = ("a folder", "an HTML file such as page.html") if single_file else ("a file", "a folder")
+        raise ValueError(f"path={os.fspath(path)} is {kinds[0]}; with single_file={single_file} it must be {kinds[1]}.")
     recipe = page_recipe(processor)
     entries, files = example_pictures(examples)
     sheets, sheet_files = thumbnail_sheets(thumbnails)
@@ -128,20 +136,26 @@ def export_page(
             model, graph, top_k=top_k, half=half, example=inputs, image_size=None if inputs is not None else size
         )
         packed = {GRAPH: packed_whole(graph.read_bytes()), **found.files}
-    files |= sheet_files | {f"{name}.gz": content for name, content in packed.items()}
+    stored = {name: name if name == CODE else f"{name}.gz" for name in packed}
+    files |= sheet_files | {stored[name]: content for name, content in packed.items()}
+    if CODE in packed:
+        files[CODE] = gzip.decompress(packed[CODE])  # a module is imported as it is, without leave for blobs
     facts = {
         **_facts(model),
         "recipe": recipe,
         "image_size": list(size),
         "examples": entries,
         "thumbnails": sheets,
-        "files": {name: f"{name}.gz" for name in packed},
+        "files": stored,
         "remote": found.remote,
         "size_words": _size_words(packed, found),
     }
-    path = Path(path)
     written = _as_one_file(facts, title, files) if single_file else _as_folder(facts, title, files)
     folder_path = path.parent if single_file else path
+    if not single_file and path.is_dir():
+        for old in path.iterdir():
+            if _OURS.fullmatch(old.name) and old.name not in written:
+                old.unlink()
     for name, content in written.items():  # index.html is the last: it appears when what it needs is there
         with written_whole(path if single_file else folder_path / name) as partial:
             partial.write_bytes(content)
@@ -192,7 +206,8 @@ def joined_code() -> str:
 
 
 def _as_folder(facts: dict[str, Any], title: str, files: dict[str, bytes]) -> dict[str, bytes]:
-    policy = _policy("'self' blob:", "'self'", "'self' blob: data:", ["'self'"], facts)
+    # Code from the CDN is a blob once its hash is checked.
+    policy = _policy("'self' blob:" if facts["remote"] else "'self'", "'self'", "'self' blob: data:", ["'self'"], facts)
     page = _render(title, facts, policy=policy, style=None, code=None, embedded={})
     style, code = _text_of("style.css"), joined_code()
     return {**files, "style.css": style.encode(), "app.js": code.encode(), "index.html": page.encode()}
@@ -226,6 +241,7 @@ def _render(title: str, facts: dict[str, Any], **values: Any) -> str:
     return environment.from_string(_text_of("index.html.jinja")).render(
         title=title,
         lead=f"Give it an image: it names one of {num_classes:,} classes, says {sure}, and shows why.",
+        notice=f"Runs on {PACKAGE.replace('@', ' ')}, © Microsoft Corporation, MIT License.",
         # A name that holds "</script>" must stay inside its string.
         facts=json.dumps(facts, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
         **values,

@@ -9,7 +9,15 @@ export function asPercentage(value) {
   if (percent < 0.1) return "< 0.1 %";
   if (percent > 99.9) return "> 99.9 %";
   const digits = Math.min(percent, 100 - percent) < 1.95 ? 1 : 0;
-  return `${percent.toFixed(digits).replace(/\.0$/, "")} %`;
+  return `${rounded(percent, digits).replace(/\.0$/, "")} %`;
+}
+
+/** Decimal digits as Python writes them: a number half-way between two goes to the even one. */
+function rounded(value, digits) {
+  const halves = value * (digits ? 4 : 2); // half-way and exact in binary: x.5, or x.25 and x.75
+  if (!Number.isInteger(halves) || halves % 2 === 0) return value.toFixed(digits);
+  const below = Math.floor(value * 10 ** digits);
+  return ((below % 2 ? below + 1 : below) / 10 ** digits).toFixed(digits);
 }
 
 /** "cat or dog"; beyond three classes "cat, dog, owl or 4 others". */

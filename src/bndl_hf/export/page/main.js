@@ -98,8 +98,7 @@ async function ask(files) {
       row.preview = files.length > 1 ? seenPart(bitmap, facts.recipe, PREVIEW) : null;
       row.preview?.setAttribute("aria-hidden", "true");
     } catch (error) {
-      if (!(error instanceof ImageProblem)) throw error;
-      row.problem = error.message;
+      row.problem = error instanceof ImageProblem ? error.message : `${row.name} could not be answered: ${error.message}`;
     }
     rows.push(row);
     if (row.answer && !isShown) {

@@ -36,6 +36,18 @@ async function bytesOf(name, facts) {
   return new Uint8Array(await new Response(unpacked).arrayBuffer());
 }
 
+/** The runtime's code: from its file where it lies beside the page, which needs no permission for blobs. */
+async function importRuntime(facts) {
+  const beside = facts.files[MODULE];
+  if (beside && !document.getElementById(`file:${beside}`)) return import(new URL(beside, document.baseURI).href);
+  const address = URL.createObjectURL(new Blob([await bytesOf(MODULE, facts)], { type: "text/javascript" }));
+  try {
+    return await import(address);
+  } finally {
+    URL.revokeObjectURL(address);
+  }
+}
+
 /** A picture of the page (an example, a sheet of thumbnails), inside it or beside it. */
 export async function pictureOf(name) {
   const inside = document.getElementById(`file:${name}`);
@@ -48,10 +60,11 @@ export async function pictureOf(name) {
 
 /** The model, warmed up once with zeros: `answer(bitmap)` is everything the graph says of an image. */
 export async function loadModel(facts) {
-  const [code, binary, graph] = await Promise.all([MODULE, BINARY, "model.onnx"].map((name) => bytesOf(name, facts)));
-  const address = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-  const ort = await import(address);
-  URL.revokeObjectURL(address);
+  const [ort, binary, graph] = await Promise.all([
+    importRuntime(facts),
+    bytesOf(BINARY, facts),
+    bytesOf("model.onnx", facts),
+  ]);
   ort.env.logLevel = "error";
   ort.env.wasm.numThreads = 1; // threads need headers that a plain server does not send
   ort.env.wasm.wasmBinary = binary.buffer;

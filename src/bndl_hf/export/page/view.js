@@ -49,7 +49,8 @@ export function showSentence(facts, row) {
 export function showProbabilities(facts, row) {
   const { answer, decided } = row;
   const order = ranking(answer.probs);
-  const shown = order.slice(0, Math.min(order.length, Math.max(CLASSES_SHOWN, Math.min(decided.set?.length ?? 0, 8))));
+  const set = decided.verdict === "sure" ? null : decided.set; // sets are promised for answers that are not sure
+  const shown = order.slice(0, Math.min(order.length, Math.max(CLASSES_SHOWN, Math.min(set?.length ?? 0, 8))));
   const ranges = spreadOf(answer, facts, shown);
   const rows = shown.map((c, i) => {
     const [low, high] = ranges[i];
@@ -60,14 +61,14 @@ export function showProbabilities(facts, row) {
     range.style.width = `${100 * (high - low)}%`;
     const track = element("span", { className: "track", ariaHidden: "true" }, bar, range);
     track.title = `nine draws in ten lie between ${asPercentage(low)} and ${asPercentage(high)}`;
-    const inSet = Boolean(decided.set?.includes(c));
+    const inSet = Boolean(set?.includes(c));
     const spoken = `, between ${asPercentage(low)} and ${asPercentage(high)}${inSet ? ", in the set" : ""}`;
     const name = element("span", { className: "name", textContent: facts.labels[c], title: facts.labels[c] });
     const value = element("span", { className: "value", textContent: asPercentage(answer.probs[c]) }, hidden(spoken));
     return element("li", { className: inSet ? "in-set" : "" }, name, track, value);
   });
   byId("probabilities").replaceChildren(...rows);
-  const covered = facts.conformal ? ` Bold names make the set: ${asPercentage(facts.conformal.coverage)} of such sets hold the right class.` : "";
+  const covered = set ? ` Bold names make the set: ${asPercentage(facts.conformal.coverage)} of such sets hold the right class.` : "";
   byId("probabilities-note").textContent = `Nine draws in ten of the model put a probability within its fine line.${covered}`;
 }
 
@@ -100,24 +101,28 @@ function thumbnails(facts, factor) {
 /** The parts that add up to the score of the answer. */
 export function showParts(facts, row) {
   const { answer, decided } = row;
-  const parts = answer.factors.map((factor, i) => [facts.factors[factor], answer.contributions[i], factor]);
-  parts.push(["all other parts", answer.rest, null], ["bias", answer.bias, null]);
-  const values = parts.map(([, value]) => value);
-  const [least, most] = [Math.min(0, ...values), Math.max(0, ...values)];
+  const total = answer.contributions.reduce((sum, value) => sum + value, answer.rest + answer.bias);
+  const [least, most] = [Math.min(0, ...answer.contributions), Math.max(0, ...answer.contributions)];
   const scale = 100 / (most - least || 1);
-  const rows = parts.map(([name, value, factor]) => {
+  const line = (start, track, value) => {
+    return element("li", {}, start, track, element("span", { className: "value", textContent: signed(value) }));
+  };
+  const rows = answer.factors.map((factor, i) => {
+    const value = answer.contributions[i];
     const bar = element("span", { className: value < 0 ? "bar against" : "bar" });
     bar.style.left = `${scale * (Math.min(0, value) - least)}%`;
     bar.style.width = `${scale * Math.abs(value)}%`;
     const track = element("span", { className: "track", ariaHidden: "true" }, bar);
-    const words = element("span", { className: "name", textContent: name, title: name });
-    if (factor === null) words.classList.add("sum");
-    else words.title = `factor ${factor}: ${name}`;
-    const start = element("span", { className: "start" }, ...(facts.thumbnails ? [thumbnails(facts, factor)] : []), words);
-    return element("li", {}, start, track, element("span", { className: "value", textContent: signed(value) }));
+    const name = facts.factors[factor];
+    const words = element("span", { className: "name", textContent: name, title: `factor ${factor}: ${name}` });
+    const pictures = facts.thumbnails ? [thumbnails(facts, factor)] : [];
+    return line(element("span", { className: "start" }, ...pictures, words), track, value);
   });
+  // Sums of many parts, which would dwarf the bars of single ones: numbers alone.
+  for (const [name, value] of [["all other parts", answer.rest], ["bias", answer.bias]]) {
+    rows.push(line(element("span", { className: "name sum", textContent: name }), element("span", { className: "no-track" }), value));
+  }
   byId("parts").replaceChildren(...rows);
-  const total = values.reduce((sum, value) => sum + value, 0);
   byId("parts-note").textContent =
     `Together they make the score of ${facts.labels[decided.top]}, ${signed(total)}. ` +
     `Uncertainty: ${answer.total.toFixed(3)} nats, of which ${answer.epistemic.toFixed(3)} come from the model's weights.`;
