@@ -1,12 +1,14 @@
 """Tiny models, a tiny dataset and whole training runs, for tests in this process and for real processes of their own.
 
-Run as a script it is either one job under torchrun (`runs.py JOB JSON`), or, with no argument, a server that forks a
-fresh process for each line {"job", "arguments", "log"} it reads: transformers is imported once for all of them.
+Run as a script it is a server that forks a fresh process for each line {"job", "arguments", "environment", "log"} it
+reads: transformers is imported once for all of them.
 """
 
+import importlib
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 import time
@@ -26,6 +28,7 @@ from bndl_hf.data.columns import ROW_COLUMN
 from bndl_hf.data.image_dataset import PixelValues, collate, make_image_processor
 from bndl_hf.training import features as feature_cache
 from bndl_hf.training import recalibrate
+from bndl_hf.training.run_lock import run_lock
 
 NUM_LABELS = 3
 BACKBONES = {
@@ -228,16 +231,29 @@ def in_two_processes(output_dir: str) -> None:
     torch.save(outcome, folder / f"rank{rank}.pt")
 
 
-JOBS = {job.__name__: job for job in (train, train_on_a_full_disk, in_two_processes)}
+def take_lock(folder: str) -> None:
+    with run_lock(folder):
+        print("free")
+
+
+def script(path: str, argv: list[str], cwd: str) -> None:
+    """What `python path argv` does in the folder `cwd`."""
+    os.chdir(cwd)
+    sys.argv, sys.path[0] = [path, *argv], str(Path(path).parent)
+    runpy.run_path(path, run_name="__main__")
+
+
+JOBS = {job.__name__: job for job in (train, train_on_a_full_disk, in_two_processes, take_lock, script)}
 
 
 def serve() -> None:
     """Fork a process per request; answer its id, and its exit status (minus the signal that killed it) when asked."""
+    importlib.import_module("sklearn.datasets")  # the digits, which nearly every script reads
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            status = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-            print(status, flush=True)
+            pid, status = os.waitpid(request["wait"], os.WNOHANG if request.get("now") else 0)
+            print(os.waitstatus_to_exitcode(status) if pid else "running", flush=True)
             continue
         pid = os.fork()
         if pid:
@@ -247,6 +263,7 @@ def serve() -> None:
         for stream in (1, 2):
             os.dup2(log, stream)
         status = 1
+        os.environ.update(request["environment"])
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so do we
         try:
             JOBS[request["job"]](**request["arguments"])
@@ -254,6 +271,11 @@ def serve() -> None:
         except KeyboardInterrupt:
             status = 130
             traceback.print_exc()
+        except SystemExit as stopped:  # as the interpreter does
+            status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+            if isinstance(stopped.code, str):
+                sys.stdout.flush()
+                print(stopped.code, file=sys.stderr)
         except BaseException:  # noqa: BLE001 - the process ends here; its log says why
             traceback.print_exc()
         finally:
@@ -263,8 +285,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        JOBS[sys.argv[1]](**json.loads(sys.argv[2]))
-    else:
-        serve()
-        os._exit(0)  # nothing to tidy, and torch takes seconds to do it
+    serve()
+    os._exit(0)  # nothing to tidy, and torch takes seconds to do it
