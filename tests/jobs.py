@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from training import runs
+TESTS = Path(__file__).resolve().parent
+SERVER = f"import sys; sys.path.insert(0, {str(TESTS)!r}); from training import runs; runs.serve()"
 
 
 @dataclass
@@ -47,14 +48,14 @@ class Job:
 
 
 class JobServer:
-    """Starts jobs of runs.py, each in a fresh process; see `runs.serve`."""
+    """Starts jobs of runs.py, each in a fresh process; see `training.runs.serve`."""
 
     def __init__(self, folder: Path) -> None:
         # Another hash seed than this process has: nothing may depend on it.
         environment = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
         self._folder, self._count = folder, 0
         self._process = subprocess.Popen(
-            [sys.executable, runs.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
     def ask(self, request: dict[str, Any]) -> str:
@@ -68,7 +69,8 @@ class JobServer:
         self._count += 1
         log = self._folder / f"{self._count}.log"
         arguments = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
-        request = {"job": job, "arguments": arguments, "environment": dict(environment or {}), "log": str(log)}
+        streams = {"stdout": str(log), "stderr": str(log)}
+        request = {"job": job, "arguments": arguments, "environment": dict(environment or {}), **streams}
         return Job(self, int(self.ask(request)), log)
 
     def start_script(

@@ -1,10 +1,7 @@
 """demo.py as a newcomer runs it, cut short: a real process, its files, and the model it saved."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,15 +16,13 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
 
 
 def test_the_demo_leaves_a_model_that_predicts_what_it_printed_and_the_readme_opens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, jobs: JobServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     tmp_path = tmp_path / "outputs" / "demo"  # where the README looks for it
-    command = [sys.executable, SCRIPT, "--output_dir", tmp_path, "--max_steps", "20"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr[-2000:]
+    demo = jobs.start_script(SCRIPT, "--output_dir", tmp_path, "--max_steps", "20")
+    assert demo.wait() == 0, demo.log[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert f"{100 * results['accuracy']:.1f} %" in result.stdout
+    assert f"{100 * results['accuracy']:.1f} %" in demo.log
     assert (tmp_path / "predictions.png").read_bytes().startswith(b"\x89PNG")
     assert "predictions.png" in (tmp_path / "README.md").read_text()
 
