@@ -1,8 +1,6 @@
 """finetune.py and evaluate.py as a user runs them: from scratch, from a classifier, again after an interruption."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from transformers import AutoModelForImageClassification, ResNetConfig, ResNetFo
 from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.interpretability import load_factor_thumbnails
 from bndl_hf.training.arguments import MIN_STEPS
+from jobs import JobServer
 from script_modules import TINY_RESNET, load_script
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -233,21 +232,17 @@ def test_head_only_checkpoints_are_not_taken_for_whole_models(
         finetune.main([*argv, "--max_steps", "4"])
 
 
-def test_an_unreadable_image_is_named_even_by_a_worker(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_even_by_a_worker(tmp_path: Path, jobs: JobServer) -> None:
     for label in ("cat", "dog"):
         (tmp_path / "images" / label).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / label / "good.png")
     (tmp_path / "images" / "cat" / "bad.jpg").write_bytes(b"no image")
     argv = ["--model_type", "resnet", "--config_overrides", json.dumps(TINY_RESNET), "--image_size", "32", "--use_cpu"]
     more = ["--dataset_name", str(tmp_path / "images"), "--output_dir", str(tmp_path / "out")]
-    result = subprocess.run(
-        [sys.executable, SCRIPTS / "finetune.py", *argv, *more, "--dataloader_num_workers", "1"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert "bad.jpg" in result.stderr.strip().splitlines()[-1]
-    assert "--skip_bad_images" in result.stderr.strip().splitlines()[-1]
+    result = jobs.start_script(SCRIPTS / "finetune.py", *argv, *more, "--dataloader_num_workers", "1")
+    assert result.wait() == 1
+    assert "bad.jpg" in result.log.strip().splitlines()[-1]
+    assert "--skip_bad_images" in result.log.strip().splitlines()[-1]
 
 
 def test_early_stopping_keeps_the_best_model_and_weighs_the_classes(
