@@ -40,10 +40,10 @@ def test_the_demo_leaves_a_model_that_predicts_what_it_printed_and_the_readme_op
     exec(code, {})  # so few steps may leave nothing to be sure of
     answers = capsys.readouterr().out.splitlines()
     assert answers
-    assert all(f"  {answer}" in result.stdout or answer in result.stdout for answer in answers)
-    assert "unfamiliar_1.png" in result.stdout
+    assert all(answer in demo.log for answer in answers)
+    assert "unfamiliar_1.png" in demo.log
     assert results["verdicts"]["ood"]["shuffled pixels"]["share_unfamiliar"] > 0.9
-    assert (tmp_path / "page.html").stat().st_size > 1_000_000
+    assert "which digit is it" in (tmp_path / "page.html").read_text().lower()
 
 
 @pytest.mark.parametrize(
