@@ -290,6 +290,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "base_model": model_arguments.model_name_or_path,
         "dataset_name": data_arguments.dataset_name,
         "split": "validation" if part and dataset.is_held_out(part) else None,  # else that of `evaluated_on`
+        "training": trainer.training_facts(),
     }
     if trainer.is_world_process_zero():
         write_json(f"{arguments.output_dir}/results.json", results)

@@ -40,6 +40,13 @@ class PublishArguments:
     figures: list[str] = field(
         default_factory=list, metadata={"help": "Image files to publish and to show in the card."}
     )
+    examples: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Image files to publish and to show with the model's answers, on a new card and in the widget "
+            "of the model page; they must be yours to publish."
+        },
+    )
     card: str | None = field(
         default=None,
         metadata={"help": "Model card to publish as it is; default: README.md in the model's folder, else a new one."},
@@ -73,7 +80,7 @@ def gather(arguments: PublishArguments) -> dict[str, Any]:
     new_facts = {
         name: getattr(arguments, name) for name in ("base_model", "dataset_name", "license", "language", "tags")
     }
-    is_new = arguments.new_card or any(new_facts.values())
+    is_new = arguments.new_card or bool(arguments.examples) or any(new_facts.values())
     card = None if is_new and arguments.card is None else _chosen(arguments.card, folder / "README.md", "--card")
     thumbnails = load_factor_thumbnails(arguments.model_name_or_path) if arguments.publish_thumbnails else None
     if arguments.publish_thumbnails and thumbnails is None:
@@ -88,6 +95,7 @@ def gather(arguments: PublishArguments) -> dict[str, Any]:
         "repo_id": arguments.repo_id,
         "results": _read_results(results) if results else None,
         "figures": arguments.figures,
+        "examples": arguments.examples,
         "card": ModelCard.load(card) if card else None,
         **new_facts,
     }

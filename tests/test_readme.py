@@ -64,7 +64,7 @@ def test_wrap_push_and_load(hub, tmp_path, run_python):
     pulled = pull_from_hub("alice/resnet-bndl", cache_dir=tmp_path / "cache")
     assert pulled.results["accuracy"] > 0.3
     answers = done.stdout.splitlines()[-3:]
-    assert answers[0].count("certain: ") == answers[1].count("certain: ") == 1
+    assert answers[0].count("answered: ") == answers[1].count("answered: ") == 1
     assert "'contribution'" in answers[2]
 
     stranger = hub.environment(None, tmp_path / "stranger") | {"HF_HUB_OFFLINE": "0"}

@@ -36,6 +36,8 @@ MAY_IMPORT = {
     "released": ("model", "utils"),
     "export": ("model", "interpretability", "utils"),
 }
+# make_cards.py is two files, and makes the demo's model.
+SCRIPTS_OF_SCRIPTS = {"make_cards.py": {"card_models"}, "card_models.py": {"demo"}}
 HEAVY = ("evaluate", "datasets", "matplotlib", "sklearn", "scipy", "captum", "skimage", "bndl_hf.interpretability")
 
 
@@ -146,6 +148,7 @@ def test_nobody_imports_a_script_but_a_benchmark_its_sibling():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names - set(HEAVY)
+            roots -= SCRIPTS_OF_SCRIPTS.get(file.name, set())
             assert not roots & scripts, f"{file.name}:{node.lineno} imports a script"
 
 

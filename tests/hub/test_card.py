@@ -4,11 +4,11 @@ import re
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
 from bndl_hf.data.image_dataset import make_image_processor
-from bndl_hf.hub import create_model_card
+from bndl_hf.hub import create_model_card, eval_result_files
 
 RESULTS = {
     "accuracy": 0.9123,
@@ -78,16 +78,21 @@ def test_neither_figures_nor_the_split_nor_a_windows_path_give_a_folder_away(res
 def test_a_card_without_results_says_nothing_about_any(resnet_model) -> None:
     card = create_model_card(resnet_model, {})
     assert "model-index" not in str(card)
-    assert "## Results" not in card.text
+    assert "At a glance" not in card.text
+    assert "widget" not in card.data.to_dict()
     assert "license" not in card.data.to_dict()
 
 
-def test_certain_is_explained_by_the_numbers_of_the_model(resnet_model) -> None:
+def test_the_papers_test_is_explained_below_by_the_numbers_of_the_model(resnet_model) -> None:
     # t(19, 97.5 %) = 2.0930, over sqrt(20) draws: a gap of 0.468 standard deviations; the normal tail beyond is 0.320.
     page = re.sub(r"\s+", " ", create_model_card(resnet_model, RESULTS).text)
-    assert "p < 0.05: would 20 draws" in page
-    assert "a gap of 0.47 standard deviations" in page
-    assert "up to 32.0 % that one draw" in page
+    front, below = page.split("## Other measures")
+    assert "p < 0.05, would 20 draws" in below
+    assert "a gap of 0.47 standard deviations" in below
+    assert "up to 32.0 % that one draw" in below
+    assert "p-value" not in front
+    assert "p_value" not in front
+    assert "certain" not in front.replace("uncertainty", "")
 
 
 def test_what_departs_from_the_preset_is_named(resnet_model) -> None:
@@ -102,17 +107,19 @@ def test_the_code_on_the_card_runs_with_this_package_and_without(tmp_path, resne
     make_image_processor(32).save_pretrained(tmp_path / "cats")
     Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
     code = re.findall(r"```python\n(.*?)```", create_model_card(resnet_model, RESULTS, model_id="cats").text, re.S)
-    assert len(code) == 2
+    assert len(code) == 3
     code = "\n".join(code)
     if installed:
         code = "import bndl_hf\n" + code.replace(", trust_remote_code=True", "")
     done = run_python(["-c", code], tmp_path, installed=installed, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr[-2000:]
-    printed = done.stdout.splitlines()
-    assert printed[0].endswith("certain")
-    assert printed[0].split()[:2] == printed[1].split()
-    assert printed[-1].startswith("rest: ")
-    assert "bias:" in printed[-1]
+    answer, sentence, why = done.stdout.splitlines()
+    label, probability = answer.rsplit(maxsplit=1)
+    assert re.fullmatch(rf"{label}, \d+(\.\d)? %", sentence)
+    assert abs(float(probability.removesuffix("%")) - float(re.findall(r"[\d.]+(?= %)", sentence)[0])) <= 0.5
+    assert why.startswith(f"{label} ")
+    assert "all others" in why
+    assert why.endswith("bias")
 
 
 def test_facts_of_transformers_trainer_are_taken_under_its_names(resnet_model) -> None:
@@ -176,10 +183,11 @@ def test_names_can_break_neither_the_metadata_nor_the_page_nor_the_code(resnet_m
     outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", card.text, flags=re.S)
     assert "<script" not in outside_code
     assert "[x](" not in outside_code.replace(r"\[x\](", "")
+    assert "http://" not in outside_code.replace("https://", "")
     assert "49" not in outside_code
     headings = [line for line in card.text.splitlines() if line.startswith("#")]
-    assert len(headings) == len([line for line in create_model_card(resnet_model, RESULTS).text.splitlines()
-                                 if line.startswith("#")])  # fmt: skip
+    plain = create_model_card(resnet_model, RESULTS, figures=["a.png"]).text
+    assert len(headings) == len([line for line in plain.splitlines() if line.startswith("#")])
     assert "![my figure (1).png](my%20figure%20%281%29.png)" in card.text
     for code in re.findall(r"```python\n(.*?)```", card.text, re.S):
         compile(code, "card", "exec")
@@ -188,3 +196,71 @@ def test_names_can_break_neither_the_metadata_nor_the_page_nor_the_code(resnet_m
 def test_a_number_of_images_that_is_none_is_refused(resnet_model) -> None:
     with pytest.raises(ValueError, match=r"results\['num_images'\] is 'many'"):
         create_model_card(resnet_model, RESULTS | {"num_images": "many"})
+
+
+VERDICT = {
+    "risk": 0.02,
+    "delta": 0.05,
+    "threshold": 0.9,
+    "coverage": None,
+    "familiar": None,
+    "unfamiliar_above": None,
+    "num_held_out": 500,
+    "risk_curve": [],
+}
+VERDICTS = {"risk": 0.02, "share_sure": 0.4, "num_sure": 40, "errors_among_sure": 0.025, "share_unfamiliar": 0.01}
+
+
+def test_one_table_says_at_a_glance_what_is_answered_and_how_well(resnet_model) -> None:
+    resnet_model.config.verdict = VERDICT
+    results = RESULTS | {"verdicts": VERDICTS | {"unfamiliar": {NASTY: 0.35}, "num_outsiders": {NASTY: 1468}}}
+    page = create_model_card(resnet_model, results, dataset_name="digits").text
+    table = page.split("## At a glance")[1].split("## How to use it")[0]
+    assert [line.split(" | ")[0:2] for line in table.splitlines() if line.startswith("| ")][1:-2] == [
+        ["| Accuracy", "91.2 %"],
+        ["| NLL", "0.252"],
+        ["| ECE", "0.012"],
+        ["| Answered (sure)", "40.0 %"],
+        ["| Errors among them", "2.5 %"],
+        ["| Called unfamiliar", "1.0 %"],
+    ]
+    assert "of the 40 sure answers that are wrong; promised: at most 2 % |" in table
+    assert "<script" not in page
+    assert "\n# {{" not in page
+    assert "1,468 images of no class here" in table
+    assert "| Weights a class | " in table
+    assert "the probability is 0.900 or more. Of such answers at most" in page
+    purposes = re.findall(r"^(The .*):$", page.split("## Citation")[1], flags=re.M)
+    assert purposes == ["The decision layer", "The threshold of sure answers"]
+
+
+def test_a_promise_that_could_not_be_made_is_not_made(resnet_model) -> None:
+    resnet_model.config.verdict = VERDICT | {"threshold": None}
+    page = re.sub(r"\s+", " ", create_model_card(resnet_model, {}).text)
+    assert "**sure**: never. 500 held-out images could not promise that at most 2 % of such answers are wrong." in page
+
+
+@pytest.mark.parametrize("verdicts", [{}, [], "none", {"share_sure": None}, {"unfamiliar": 3}])
+def test_entries_that_hold_no_verdicts_are_left_alone(resnet_model, verdicts) -> None:
+    assert "Answered" not in create_model_card(resnet_model, RESULTS | {"verdicts": verdicts}).text
+
+
+def test_what_is_known_of_the_training_is_a_table(resnet_model) -> None:
+    results = RESULTS | {"num_training_images": 1438, "seed": 3, "environment": {"torch": "2.13.0"}}
+    page = create_model_card(resnet_model, results, training={"Backbone": "frozen", NASTY: NASTY}).text
+    table = page.split("## Training")[1].split("## ")[0]
+    assert "| Backbone | frozen |" in table
+    assert "| Training images | 1,438 |\n| Seed | 3 |\n| Made with | torch 2.13.0 |" in table
+    assert "<script" not in table
+    assert all(line.replace(r"\|", "").count("|") == 3 for line in table.splitlines() if line.startswith("|"))
+
+
+def test_the_evaluation_results_are_what_the_hub_reads() -> None:
+    files = eval_result_files(RESULTS, ["uoft-cs/cifar10", "digits"], split="test")
+    assert list(files) == [".eval_results/uoft-cs--cifar10.yaml"]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/uoft-cs--cifar10.yaml"]))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("uoft-cs/cifar10", "default", 0.9123)
+    assert entry.notes == "accuracy, a fraction, of the test split; NLL 0.2518; ECE 0.0119"
+    assert eval_result_files({}, ["uoft-cs/cifar10"]) == {}
+    (name,) = eval_result_files(RESULTS, [f"a/{NASTY}"])
+    assert re.fullmatch(r"\.eval_results/[A-Za-z0-9._-]+\.yaml", name)

@@ -1,6 +1,7 @@
 """The pipelines: transformers' own with the right scores, the list with uncertainty, the full answer."""
 
 import base64
+import copy
 import io
 import json
 import logging
@@ -19,6 +20,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 from bndl_hf.data.pixel_values import decode_image, make_image_processor
 from bndl_hf.model.input_images import read_image
 from bndl_hf.model.pipeline_bndl import UNCERTAINTY, BNDLAnswerPipeline, BNDLImageClassificationPipeline
+from bndl_hf.model.prediction_sets import ConformalPredictor
+from bndl_hf.model.verdicts import VerdictRule
+from bndl_hf.uncertainty import FittedDecisions
 from model.tiny import IMAGE_SIZE, NUM_LABELS, tiny_backbone_config, tiny_model
 
 LABELS = {i: name for i, name in enumerate(("cat", "dog", "owl", "fox", "bee"))}
@@ -271,6 +275,22 @@ def test_the_full_answer_adds_up(answer, model, processor, predicted):
     everything = answer(noise(0), evidence_top_k=10_000)["evidence"]
     assert everything["rest"] == 0
     assert sum(part["share"] for part in everything["factors"]) == pytest.approx(1)
+
+
+def test_both_pipelines_give_the_verdict_and_its_reason_where_decisions_were_fitted(model, processor):
+    decided = copy.deepcopy(model)
+    ours = BNDLImageClassificationPipeline(model=decided, image_processor=processor)
+    full = BNDLAnswerPipeline(model=decided, image_processor=processor)
+    assert not {"verdict", "reason"} & {*ours(noise(0))[0], *full(noise(0))}
+    sets = ConformalPredictor("aps", 0.95, 1.0, num_images=50, num_classes=NUM_LABELS)
+    rule = VerdictRule(0.02, 0.05, None, 0.95, None, None, 50)
+    decided.set_decisions(FittedDecisions(rule, sets, None, None, ()))
+    (sentence,) = decided.predict(processor(noise(0), return_tensors="pt").pixel_values).describe(LABELS)
+    for found in (*ours(noise(0)), full(noise(0))):
+        assert found["verdict"] == "torn"
+        assert sentence.endswith(f": torn, {found['reason']}")
+        assert found["reason"].endswith("or 2 others; 95 % of such sets hold the right class")
+        assert list(found)[-2:] == ["p_value", "is_certain"]
 
 
 def test_evidence_may_be_asked_for_any_class_by_name_or_number(answer):

@@ -49,6 +49,26 @@ def test_a_run_from_scratch_leaves_model_processor_results_and_card(tmp_path: Pa
     assert f"{results['accuracy']:.4g}"[:4] in (tmp_path / "README.md").read_text()
 
 
+def test_verdicts_are_fitted_on_images_that_are_not_trained_on_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    deciding = ["--decision_fraction", "0.3", "--decision_risk", "0.3", "--ood_datasets", "more=digits"]
+    results = from_scratch(tmp_path, "--max_steps", "20", *deciding, "--max_eval_samples", "60")
+    said = capsys.readouterr().out
+    assert "1007 images" in said or "1,007" in said or "431 decision images" in said
+    verdicts = results["verdicts"]
+    assert verdicts["risk"] == 0.3
+    assert verdicts["num_images"] == 60
+    assert verdicts["share_sure"] + verdicts["share_torn"] + verdicts["share_unfamiliar"] == pytest.approx(1)
+    assert verdicts["ood"]["more"]["num_images"] == 60
+    assert 0 <= verdicts["ood"]["more"]["auroc"] <= 1
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert model.config.verdict["num_held_out"] == 431
+    assert "Of 60 test images: " in said
+    with pytest.raises(ValueError, match=r"--decision_risk 2.0 is no share of errors in \(0, 1\)"):
+        from_scratch(tmp_path / "bad", "--decision_risk", "2")
+
+
 def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp_path: Path) -> None:
     # Schedules that follow the share of the steps would tell four steps from half of eight.
     steady = ("--lr_scheduler_type", "constant", "--loading_density", "1")

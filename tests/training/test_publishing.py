@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 import torch
@@ -36,6 +37,8 @@ def test_a_trained_model_is_published_whole_with_its_evaluation_and_without_the_
     assert not [name for name in files if name.startswith(("checkpoint-", "runs/"))]
     card = files["README.md"].decode()
     assert "base_model: google/vit-base" in card
+    assert re.search(r"^\| Steps \| 4 of \d+ images \|$", card, flags=re.M)
+    assert ".eval_results/uoft-cs--cifar10.yaml" in files
     for content in files.values():
         assert str(tmp_path).encode() not in content
         assert b"hf_alice" not in content

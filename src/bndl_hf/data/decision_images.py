@@ -46,7 +46,14 @@ def hold_out_for_decisions(
         raise ValueError(f"decision_fraction={fraction} is not a share of the training images in [0, 0.9]; 0.1 is one.")
     if split is not None:
         own = dataclasses.replace(arguments, validation_split=split, validation_fraction=0.0)
-        return dataset, load_image_dataset(own, label_names=dataset.label_names)
+        decisions = load_image_dataset(own, label_names=dataset.label_names)
+        taken = [part for part in ("train", "test") if dataset.sources.get(part) == decisions.sources["validation"]]
+        if taken:
+            raise ValueError(
+                f"decision_split={split!r} is the split of the {taken[0]} images; decide on others than are trained or "
+                "reported on: name another split, or a share of the training images as decision_fraction."
+            )
+        return dataset, decisions
     if dataset.validation is not None:
         return dataset, dataset
     N = len(dataset.train)

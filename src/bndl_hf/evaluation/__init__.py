@@ -2,5 +2,14 @@
 
 from bndl_hf.evaluation.judging import Evaluation, evaluate_classifier
 from bndl_hf.evaluation.predictions import ImagePredictions, PredictionSettings, predict_dataset
+from bndl_hf.evaluation.verdict_results import judge_answers, judge_verdicts
 
-__all__ = ["Evaluation", "ImagePredictions", "PredictionSettings", "evaluate_classifier", "predict_dataset"]
+__all__ = [
+    "Evaluation",
+    "ImagePredictions",
+    "PredictionSettings",
+    "evaluate_classifier",
+    "judge_answers",
+    "judge_verdicts",
+    "predict_dataset",
+]

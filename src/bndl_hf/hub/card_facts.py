@@ -14,7 +14,29 @@ from urllib.parse import quote
 _TAGS = ("bndl", "uncertainty", "interpretability", "bayesian")
 _TASK = "image-classification"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_MARKUP = re.compile(r"[\\`*\[\]<>|&]")
+# Addresses and names that a page would turn into links are markup too.
+_MARKUP = re.compile(r"[\\`*_~$\[\]<>|&@]|:(?=//)|(?<=\bwww)\.", flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CardFigure:
+    """A picture on a card.
+
+    Attributes:
+        file: where it lies, beside the card.
+        alt: what it shows, for those who do not see it; None: its name.
+        caption: a line below; "" writes none.
+        place: "examples" (at the top), "charts" (how far to trust it) or "parts" (what it is made of).
+    """
+
+    file: str
+    alt: str | None = None
+    caption: str = ""
+    place: str = "charts"
+
+    def __post_init__(self) -> None:
+        if self.place not in ("examples", "charts", "parts"):
+            raise ValueError(f"place={self.place!r} is not on a card; examples, charts or parts are.")
 
 
 @dataclass(frozen=True)
@@ -93,7 +115,7 @@ def one_line(text: object) -> str:
 
 def as_text(text: object) -> str:
     r"""For Markdown, as running text: "a*b <i>" as "a\*b &lt;i&gt;"."""
-    entities = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    entities = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;", ":": "&#58;", ".": "&#46;"}
     return _MARKUP.sub(lambda match: entities.get(match[0], f"\\{match[0]}"), one_line(text))
 
 
@@ -105,12 +127,13 @@ def as_code(text: object) -> str:
     return f"{fence}{blank}{text}{blank}{fence}".replace("|", r"\|")
 
 
-def image_link(figure: str) -> str:
+def image_link(figure: str | CardFigure) -> str:
     """For Markdown, the picture of a file beside the card: relative paths stay, others become the file's name."""
-    path = PurePosixPath(figure)
-    leads_out = path.is_absolute() or ".." in path.parts or PureWindowsPath(figure).drive
-    place = PureWindowsPath(figure).name if leads_out else str(path)
-    return f"![{as_text(place)}]({quote(place)})"
+    figure = figure if isinstance(figure, CardFigure) else CardFigure(figure)
+    path = PurePosixPath(figure.file)
+    leads_out = path.is_absolute() or ".." in path.parts or PureWindowsPath(figure.file).drive
+    place = PureWindowsPath(figure.file).name if leads_out else str(path)
+    return f"![{as_text(figure.alt or place)}]({quote(place)})"
 
 
 def _texts(name: str, value: str | Sequence[str] | None) -> list[str]:

@@ -4,6 +4,7 @@
 approximate any backbone (Sec. 5.2 and App. A.1 of the paper). `import bndl_hf` does not import this package.
 """
 
+from bndl_hf.interpretability.examples import ChosenExample, choose_examples
 from bndl_hf.interpretability.explanation_length import ExplanationLength, explanation_length
 from bndl_hf.interpretability.gallery import FactorCard, FactorGallery, factor_gallery
 from bndl_hf.interpretability.identifiability import (
@@ -39,6 +40,7 @@ from bndl_hf.interpretability.thumbnails import (
 from bndl_hf.model.factor_names import factor_names
 
 __all__ = [
+    "ChosenExample",
     "ClassMaps",
     "ExplanationLength",
     "FactorCard",
@@ -55,6 +57,7 @@ __all__ = [
     "SepinResult",
     "SparsityReport",
     "SparsitySweep",
+    "choose_examples",
     "class_maps",
     "class_probability",
     "collect_factor_thumbnails",

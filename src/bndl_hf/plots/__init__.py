@@ -9,6 +9,7 @@ from .calibration import accuracy_by_decile_plot, reliability_diagram
 from .factor_sheet import factor_sheet
 from .frontier import sparsity_frontier_plot
 from .map_overlays import map_overlays, overlay_colours
+from .neutral import neutral_figure, save_neutral_figure
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
 from .prediction_sheet import prediction_sheet
@@ -26,6 +27,8 @@ from .style import (
     save_figure,
 )
 from .tasks import task_comparison_plot
+from .top_factors import top_factors_plot, weights_per_class_plot
+from .verdict_sheet import ShownAnswer, verdict_sheet
 from .waterfall import waterfall_plot
 
 __all__ = [
@@ -38,17 +41,23 @@ __all__ = [
     "REST_COLOR",
     "RULE",
     "UNCERTAIN_COLOR",
+    "ShownAnswer",
     "accuracy_by_decile_plot",
     "factor_sheet",
     "map_overlays",
+    "neutral_figure",
     "overlay_colours",
     "pavpu_plot",
     "prediction_sheet",
     "reliability_diagram",
     "risk_coverage_plot",
     "save_figure",
+    "save_neutral_figure",
     "sparsity_frontier_plot",
     "task_comparison_plot",
+    "top_factors_plot",
     "uncertainty_histograms",
+    "verdict_sheet",
     "waterfall_plot",
+    "weights_per_class_plot",
 ]

@@ -75,10 +75,29 @@ class HubPublishing(Trainer):
             "private": self.args.hub_private_repo if private is None else private,
             **card_facts,
         }
+        if card_facts.get("card") is None:
+            arguments.setdefault("training", self.training_facts())
         model, processor, repo_id = self._published
         if blocking:
             return push_to_hub(model, processor, repo_id, **arguments)
         return HfApi().run_as_future(push_to_hub, model, processor, repo_id, **arguments)
+
+    def training_facts(self) -> dict[str, str]:
+        """What the card's table of training says, as far as this Trainer knows it; {} before the first step."""
+        args, state = self.args, self.state
+        if not state.global_step:
+            return {}
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        model = self.accelerator.unwrap_model(self.model)
+        is_frozen = not any(p.requires_grad for name, p in model.named_parameters() if "decision_layer" not in name)
+        schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        facts = {
+            "Backbone": "frozen" if is_frozen else "trained together with the decision layer",
+            "Steps": f"{state.global_step:,} of {batch:,} images",
+            "Learning rate": f"{args.learning_rate:g}, {schedule}",
+            "Seed": str(args.seed),
+        }
+        return {**facts, **({"Epochs": f"{state.epoch:.4g}"} if state.epoch else {})}
 
     @property
     def _published(self) -> tuple[Any, Any, Any]:
@@ -102,6 +121,7 @@ class HubPublishing(Trainer):
                 commit_message=f"Training in progress, {progress}",
                 token=self.args.hub_token,
                 revision=self.args.hub_revision,
+                training=self.training_facts(),
             )
         except HubError as error:
             logger.warning(f"{error} Training goes on; {checkpoint_folder} is complete.")

@@ -77,7 +77,8 @@ def fit_decisions(
     - *Sure*: of the answers to familiar images with this probability or more at most `risk` are wrong, for 1 - delta of
       all held-out sets (Clopper-Pearson, fixed-sequence testing; `fit_abstention`).
     - *Torn*: the prediction sets of images that are not sure hold the true class with probability `coverage`: they are
-      fitted on such images alone (adaptive sets, Romano et al. 2020), or on all where fewer are torn than that takes.
+      fitted on such images alone (least ambiguous sets, Sadinle et al. 2019, the smallest), or on all where fewer are
+      torn than that takes.
     - *Unfamiliar*: Fisher's statistic (`fit_familiarity`) above that of the share `familiar` of held-out images, with
       the correction of split conformal prediction for their number.
 
@@ -313,4 +314,4 @@ def _sets(
         return None
     whose = "torn images" if torn >= needed else f"all images (only {torn} are torn, and {needed} are needed)"
     notes.append(f"Torn: the sets of {whose} hold the true class in {as_percentage(coverage)}.")
-    return fit_conformal(probs[rows], labels[rows], coverage, method="aps")
+    return fit_conformal(probs[rows], labels[rows], coverage, method="lac")
