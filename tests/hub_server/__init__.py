@@ -10,6 +10,7 @@ every failure a network has (faults.py). `snapshot` is what a test compares to s
 
 from __future__ import annotations
 
+import copy
 import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from hub_server.faults import Fault, Faults
 from hub_server.handler import Handler
-from hub_server.store import Store
+from hub_server.store import Repo, Store
 
 
 class HubServer:
@@ -80,6 +81,17 @@ class HubServer:
             c.oid: (c.title, c.parent, {p: e.content for p, e in c.files.items()}) for c in repo.commits.values()
         }
         return {"private": repo.private, "refs": dict(repo.refs), "commits": commits}
+
+    def keep(self, repo_id: str) -> Repo | None:
+        """A repository as it is now, for `put_back`; None where there is none."""
+        return copy.deepcopy(self.store.repos.get(repo_id))
+
+    def put_back(self, repo_id: str, kept: Repo | None) -> None:
+        """Make a repository what it was, or not be there, and forget the large files uploaded since."""
+        self.store.repos.pop(repo_id, None)
+        if kept is not None:
+            self.store.repos[repo_id] = copy.deepcopy(kept)
+        self.forget_blobs()
 
     def forget_blobs(self) -> None:
         """Large files uploaded so far have to be uploaded again."""

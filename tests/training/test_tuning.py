@@ -103,15 +103,18 @@ def test_a_tuned_layer_is_better_than_one_trained_for_few_steps(has_held_out: bo
     new, truth = overlapping(600, seed=2)
     held = dict(zip(("eval_features", "eval_labels"), overlapping(150, seed=1), strict=True)) if has_held_out else {}
     plain = fit_decision_layer(x, y, config(), **QUICK)
-    tuned, again = (fit_decision_layer(x, y, config(), tune=True, **held, **QUICK) for _ in range(2))
+    tuned = fit_decision_layer(x, y, config(), tune=True, **held, **QUICK)
     loss = F.nll_loss(tuned.predict(new).probs.log(), truth)
     assert loss < F.nll_loss(plain.predict(new).probs.log(), truth)
     best = min(
         F.cross_entropy(fit_logistic_regression(x, y, 3, m * 8).logits(new), truth) for m in (10, 3, 1, 0.3, 0.1, 0.01)
     )
     assert loss < 1.05 * best  # of the test rows' own choice
-    assert torch.equal(tuned.raw_loadings, again.raw_loadings)
-    assert tuned.config.temperature == again.config.temperature != 1
+    assert tuned.config.temperature != 1
+    if not has_held_out:  # with held-out rows: test_tuned_training.py
+        again = fit_decision_layer(x, y, config(), tune=True, **QUICK)
+        assert torch.equal(tuned.raw_loadings, again.raw_loadings)
+        assert tuned.config.temperature == again.config.temperature
 
 
 def test_images_learned_by_heart_are_not_tuned_on(caplog: pytest.LogCaptureFixture) -> None:
