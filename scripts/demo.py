@@ -2,8 +2,8 @@
 
     python scripts/demo.py --output_dir outputs/demo
 
-Nothing is downloaded. The digits (8 x 8 pixels) come with scikit-learn, the network starts from random weights, and
-everything that is printed is measured on the 359 test images after training.
+The digits (8 x 8 pixels) come with scikit-learn, the network starts from random weights, and everything that is printed
+is measured on the 359 test images after training.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import datasets
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification, HfArgumentParser, ResNetConfig, set_seed
@@ -25,16 +26,20 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
+from bndl_hf.data.decision_images import hold_out_for_decisions
 from bndl_hf.data.image_dataset import DataArguments, collate, load_image_dataset, make_image_processor
 from bndl_hf.hub import create_model_card
+from bndl_hf.interpretability import choose_examples
 from bndl_hf.model.factor_names import factor_names
-from bndl_hf.plots import prediction_sheet
-from bndl_hf.uncertainty import MEASURES, summarize
+from bndl_hf.model.verdicts import VERDICTS, as_percentage, listed
+from bndl_hf.plots import ShownAnswer, verdict_sheet
+from bndl_hf.uncertainty import MEASURES, fit_decisions, realised_verdicts, summarize
 from bndl_hf.utils.command_line import run
 from bndl_hf.utils.results import describe_environment, write_json
 
 IMAGE_SIZE = 32  # pixels; the ResNet's first layers halve an image twice
 NUM_FACTORS = 32
+NUM_HELD_OUT = 300  # training images that the verdicts are fitted on
 
 
 @dataclass
@@ -51,6 +56,7 @@ class DemoArguments:
         default=-1, metadata={"help": "Stop after this many steps of 64 images instead; -1: by num_train_epochs."}
     )
     figure: bool = field(default=True, metadata={"help": "Draw predictions.png, which needs matplotlib."})
+    page: bool = field(default=True, metadata={"help": "Write page.html, on which a browser answers by itself."})
 
     def __post_init__(self) -> None:
         if self.num_train_epochs <= 0 or self.max_steps == 0:
@@ -69,28 +75,46 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     set_seed(arguments.seed)
 
-    data = load_image_dataset(DataArguments("digits"))
+    data_arguments = DataArguments("digits")
+    data = load_image_dataset(data_arguments)
+    data, held_out = hold_out_for_decisions(data, data_arguments, at_least=NUM_HELD_OUT)
+    assert held_out is not None
     processor = make_image_processor(IMAGE_SIZE)
     model = build_model(data.label_names)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print("A small ResNet with a Bayesian non-negative decision layer, trained on handwritten digits")
-    print(f"{len(data.train):,} training images, {num_parameters:,} parameters, seed {arguments.seed}\n", flush=True)
+    print(
+        f"{len(data.train):,} training images and {NUM_HELD_OUT} to decide on, {num_parameters:,} parameters, seed "
+        f"{arguments.seed}\n",
+        flush=True,
+    )
     train(model, data.with_pixel_values("train", processor, "shift"), arguments)
+    decisions = fit_decisions(
+        model,
+        [collate(list(held_out.with_pixel_values("validation", processor)))],
+        training=[collate(list(data.with_pixel_values("train", processor)))],
+        progress=False,
+    )
+    model.set_decisions(decisions)
     train_seconds = time.perf_counter() - started
 
     test = collate(list(data.with_pixel_values("test", processor)))
     pixel_values, labels = test["pixel_values"], test["labels"]
     prediction = model.predict(pixel_values)
+    strange = shuffled(pixel_values)  # as bright and as sure as the others, and no digits
+    on_strange = model.predict(strange)
     with torch.no_grad():
         factor_scores = model(pixel_values).factor_scores  # [B, K]
     loadings = model.decision_layer.factor_loadings.detach()
     parts = factor_scores * loadings.T[prediction.predicted_labels]  # [B, K]
-    correct, certain = prediction.predicted_labels == labels, prediction.is_certain
     results: dict[str, Any] = {
         **summarize(prediction.probs, labels, prediction.p_value, model.config.certainty_threshold),
-        "share_certain": share(certain),
-        "accuracy_certain": share(correct[certain]),
-        "accuracy_uncertain": share(correct[~certain]),
+        "verdicts": {
+            "risk": decisions.rule.risk,
+            "fitted": list(decisions.notes),
+            **realised_verdicts(prediction, labels),
+            "ood": {"shuffled pixels": realised_verdicts(on_strange)},
+        },
         "sparsity": model.decision_layer.sparsity(),
         "num_active_factors": int((loadings > 1e-5).any(dim=1).sum()),
         "median_factors_per_answer": (parts > 0).sum(dim=1).median().item(),
@@ -102,6 +126,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "evaluated_on": data.sources["test"],
         "num_images": len(labels),
         "num_training_images": len(data.train),
+        "num_held_out": NUM_HELD_OUT,
         "train_seconds": train_seconds,
         "num_train_epochs": arguments.num_train_epochs,
         "max_steps": arguments.max_steps,
@@ -109,16 +134,25 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "environment": describe_environment(),
     }
 
+    chosen = choose_examples(prediction, {"shuffled pixels": on_strange})
+    every = {"": pixel_values, "shuffled pixels": strange}
+    examples = torch.stack([every[one.dataset][one.row] for one in chosen])  # [6, 3, H, W]
+    pictures = save_examples(output_dir / "examples", [one.kind for one in chosen], examples)
     figures = ["predictions.png"] if arguments.figure else []
     for name in figures:
-        draw(model, pixel_values, labels, data.label_names, output_dir / name)
+        draw(model, examples, [None if one.dataset else int(labels[one.row]) for one in chosen], output_dir / name)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     write_json(output_dir / "results.json", results)
     card = create_model_card(model, results, dataset_name="digits", figures=figures, model_id="bndl-digits-demo")
     card.save(output_dir / "README.md")
     print(summary(results))
+    print("\nThe surest, the most torn and the most unfamiliar of these images and of the same with shuffled pixels:")
+    for name, sentence in zip(pictures, model.predict(examples).describe(model.config.id2label), strict=True):
+        print(f"  {name + '.png':<18}{sentence}")
+    page = write_page(model, processor, pictures, output_dir / "page.html") if arguments.page else ""
     print(ending(arguments.output_dir, figures))
+    print(f"\n{page}" if page else "", end="\n" if page else "")
     return results
 
 
@@ -225,38 +259,78 @@ def measure_cost(model: BNDLForImageClassification, pixel_values: Tensor, repeat
     }
 
 
-def draw(model: BNDLForImageClassification, pixel_values: Tensor, labels: Tensor, names: list[str], path: Path) -> None:
-    """The surest and the least sure test images, as the model sees them, with the parts of each decision."""
+def shuffled(pixel_values: Tensor) -> Tensor:
+    """The same pixels [B, 3, H, W] in another place, the same for all images and channels."""
+    places = torch.randperm(pixel_values[0, 0].numel(), generator=torch.Generator().manual_seed(0))
+    return pixel_values.flatten(2)[..., places].view_as(pixel_values)
+
+
+def save_examples(folder: Path, kinds: list[str], pixel_values: Tensor) -> dict[str, Path]:
+    """One PNG file for each image [B, 3, H, W]: sure_1.png, torn_1.png, unfamiliar_1.png, ..."""
+    folder.mkdir(exist_ok=True)
+    files: dict[str, Path] = {}
+    for kind, image in zip(kinds, grey(pixel_values), strict=True):
+        word = {"surest": "sure", "most torn": "torn", "most unfamiliar": "unfamiliar"}[kind]
+        name = f"{word}_{1 + sum(other.startswith(word) for other in files)}"
+        files[name] = folder / f"{name}.png"
+        Image.fromarray((255 * image).round().to(torch.uint8).numpy()).save(files[name])
+    return files
+
+
+def grey(pixel_values: Tensor) -> Tensor:
+    """Brightness in [0, 1] of pixel values [B, 3, H, W]: the processor's mean and standard deviation of 0.5 undone."""
+    return (pixel_values[:, 0] * 0.5 + 0.5).clamp(0, 1)
+
+
+def draw(model: BNDLForImageClassification, pixel_values: Tensor, truth: list[int | None], path: Path) -> None:
+    """What the model says of the examples [B, 3, H, W]: its verdict, and the parts of its answer."""
     prediction = model.predict(pixel_values)
-    evidence = model.explain(pixel_values, target=prediction.predicted_labels, top_k=5)
-    figure = prediction_sheet(
-        (pixel_values[:, 0] * 0.5 + 0.5).clamp(0, 1),  # undo the processor's mean and standard deviation of 0.5
-        labels,
-        prediction.predicted_labels,
-        prediction.probs,
-        prediction.is_certain,
-        prediction.p_value,
-        evidence.contributions,
-        evidence.factors,
-        evidence.rest,
-        evidence.bias,
-        label_names=names,
-        threshold=model.config.certainty_threshold,
-        title="What a BNDL classifier is sure of, and what it is not",
-        factor_names=factor_names(model),
-    )
-    figure.savefig(path)
+    evidence = model.explain(pixel_values, target=prediction.predicted_labels, top_k=4)
+    names, id2label = factor_names(model), model.config.id2label
+    assert prediction.verdict is not None
+    assert prediction.prediction_sets is not None
+    answers = []
+    for i, image in enumerate(grey(pixel_values)):
+        verdict, top = VERDICTS[prediction.verdict[i]], int(prediction.predicted_labels[i])
+        order = prediction.probs[i].argsort(descending=True).tolist()
+        between = [str(id2label[c]) for c in order if prediction.prediction_sets[i, c]]
+        notes = [f"between {listed(between)}"] if verdict == "torn" and len(between) > 1 else []
+        known = truth[i]
+        notes.append("no digit: shuffled pixels" if known is None else f"truly {id2label[known]}")
+        parts = zip(evidence.factors[i].tolist(), evidence.contributions[i].tolist(), strict=True)
+        answers.append(
+            ShownAnswer(
+                image.numpy(),
+                str(id2label[top]),
+                as_percentage(prediction.probs[i, top].item()),
+                verdict,
+                notes,
+                [(factor, names[factor], part) for factor, part in parts],
+                evidence.rest[i].item(),
+                evidence.bias[i].item(),
+            )
+        )
+    verdict_sheet(answers, columns=3).savefig(path)
 
 
-def share(correct: Tensor) -> float | None:
-    """Fraction that is True; None of nothing."""
-    return correct.double().mean().item() if len(correct) else None
+def write_page(model: BNDLForImageClassification, processor: Any, pictures: dict[str, Path], path: Path) -> str:
+    """The page that answers in the browser, or why there is none, as a line to print."""
+    if find_spec("onnxscript") is None or find_spec("onnxruntime") is None:
+        return "No page: it needs pip install bndl-hf[export]."
+    from bndl_hf.export import export_page
+
+    examples = {name.replace("_", " "): str(file) for name, file in pictures.items()}
+    page = export_page(model, processor, examples, path, single_file=True, title="Which digit is it, and how sure?")
+    needs = "" if page.is_runtime_embedded else " (it loads its runtime from a CDN: no npm was found here)"
+    return f"Try it in a browser, it opens by double click: {path} ({page.size / 1e6:.1f} MB){needs}"
 
 
 def summary(results: dict[str, Any]) -> str:
     """Everything that was measured, on one screen."""
     n, K, cost = results["num_images"], results["num_factors"], results["cost"]
-    certain = f"S = {results['num_samples']}, p < {results['threshold']:g}"
+    verdicts = results["verdicts"]
+    errors, strange = verdicts["errors_among_sure"], verdicts["ood"]["shuffled pixels"]["share_unfamiliar"]
+    wrong = "" if errors is None else f", {errors:.1%} of these answers wrong"
 
     def line(label: str, value: Any, meaning: str) -> str:
         return f"  {label:<26}{value:>8}  {meaning}"
@@ -270,9 +344,17 @@ def summary(results: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"\nOn {n} test images, with one exact prediction each",
-            *map(measured, ("accuracy", "negative_log_likelihood", "expected_calibration_error", "pavpu")),
-            f"\nIs it right when it says that it is certain ({certain})?",
-            *map(measured, ("share_certain", "accuracy_certain", "accuracy_uncertain")),
+            *map(measured, ("accuracy", "negative_log_likelihood", "expected_calibration_error")),
+            f"\nDoes it keep its promise: at most {as_percentage(verdicts['risk'])} of sure answers wrong?",
+            line("Sure", f"{verdicts['share_sure']:.1%}", "of the images" + wrong),
+            line(
+                "Torn",
+                f"{verdicts['share_torn']:.1%}",
+                f"between {verdicts['mean_set_size_torn'] or 0:.1f} classes on average",
+            ),
+            line(
+                "Unfamiliar", f"{verdicts['share_unfamiliar']:.1%}", f"{strange:.1%} of the same with shuffled pixels"
+            ),
             "\nWhat a decision is made of: non-negative parts",
             line("Active factors", results["num_active_factors"], f"of {K}"),
             line("Factors per answer", results["median_factors_per_answer"], f"of {K}, the median"),
@@ -287,7 +369,7 @@ def summary(results: dict[str, Any]) -> str:
 
 def ending(output_dir: str, figures: list[str]) -> str:
     """Where things are, and three lines to go on with."""
-    files = ", ".join([*figures, "results.json", "README.md"])
+    files = ", ".join([*figures, "examples/", "results.json", "README.md"])
     return (
         f"\nModel, processor, {files} are in {output_dir}"
         + "\n\nLoad it:"

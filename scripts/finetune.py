@@ -35,17 +35,14 @@ results; scripts/publish.py does it later, and shows beforehand what would be se
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import CommitInfo
 from transformers import (
-    CONFIG_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     EarlyStoppingCallback,
     HfArgumentParser,
     PretrainedConfig,
@@ -54,25 +51,31 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
+from bndl_hf import BNDLTrainer, BNDLTrainingArguments
 from bndl_hf.data.classes import known_classes
 from bndl_hf.data.columns import ROW_COLUMN
-from bndl_hf.data.image_dataset import DataArguments, ImageDataset, collate, load_image_dataset, make_image_processor
+from bndl_hf.data.decision_images import hold_out_for_decisions
+from bndl_hf.data.image_dataset import DataArguments, ImageDataset, collate, load_image_dataset
 from bndl_hf.data.pixel_values import RGBImages
+from bndl_hf.data.unlabelled import load_unlabelled_images, parse_named
 from bndl_hf.hub import create_model_card
 from bndl_hf.interpretability import collect_factor_thumbnails
 from bndl_hf.training.arguments import HEAD_DEFAULTS
 from bndl_hf.training.checkpoint_folders import last_checkpoint
 from bndl_hf.training.class_balance import count_classes, describe_classes, known_labels
+from bndl_hf.training.deciding import decide, judge_verdicts
 from bndl_hf.training.recalibrating import recalibrate
+from bndl_hf.training.starting import ModelArguments, build_model
 from bndl_hf.training.tuning_report import TuningReport, tuning_entry
 from bndl_hf.training.whole_training import suit_whole_training
+from bndl_hf.uncertainty import images_needed
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
 
 logger = logging.get_logger(__name__)
 
+DELTA = 0.05  # chance, over held-out images, that the promise of --decision_risk fails
 FINETUNE_DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/finetune",
     "per_device_train_batch_size": 128,  # the paper's, App. A.1
@@ -87,79 +90,27 @@ FINETUNE_DEFAULTS: dict[str, Any] = {
 
 
 @dataclass
-class ModelArguments:
-    """What to start from, and what the decision layer is made of (fields left out are the preset's)."""
-
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of an image classifier, plain or already with BNDL."}
-    )
-    model_type: str | None = field(
-        default=None, metadata={"help": "Train from scratch: a transformers architecture, e.g. vit, resnet, convnext."}
-    )
-    config_overrides: str = field(
-        default="{}",
-        metadata={"help": "With --model_type: fields of its configuration as JSON, '{\"hidden_size\": 192}'."},
-    )
-    image_size: int = field(default=224, metadata={"help": "With --model_type: side of the images in pixels."})
-    warm_start: bool = field(
-        default=False,
-        metadata={"help": "Start as the exact non-negative equivalent of the classifier's own head (same labels)."},
-    )
-    preset: str = field(
-        default="default",
-        metadata={"help": "'default' (ours), 'released' (the authors' ViT head) or 'released_resnet'."},
-    )
-    objective: str | None = field(
-        default=None,
-        metadata={"help": "'exact' (closed-form predictive, no sampling noise) or 'sampled' (one draw a step)."},
-    )
-    num_factors: int | None = field(
-        default=None, metadata={"help": "K; default: max(D, min(2 D, 512)) of the D features of the backbone."}
-    )
-    feature_noise: float | None = field(
-        default=None,
-        metadata={"help": "Noise on the features while training, in units of their spread: 1 for memorised ones."},
-    )
-    projection: str | None = field(
-        default=None, metadata={"help": "Before the scores' ReLU: none, linear or two_layer."}
-    )
-    score_threshold: float | None = field(default=None, metadata={"help": "c_theta of Eq. 9: higher, sparser scores."})
-    loading_threshold: float | None = field(
-        default=None, metadata={"help": "c_phi of Eq. 11: higher, sparser loadings."}
-    )
-    loading_density: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the loadings left when training ends, in (0, 1]; default 0.1 or 0.3; 1 prunes nothing."
-        },
-    )
-    score_concentration: str | None = field(default=None, metadata={"help": "Of the scores: per_image or per_factor."})
-    score_concentration_input: str | None = field(
-        default=None, metadata={"help": "What it is computed from: pre_activation, features or score_mean."}
-    )
-    loading_concentration: str | None = field(
-        default=None, metadata={"help": "Of the loadings: per_factor or per_entry."}
-    )
-    bias: str | None = field(default=None, metadata={"help": "free, non_negative or none."})
-
-    def __post_init__(self) -> None:
-        if (self.model_name_or_path is None) == (self.model_type is None):
-            raise ValueError(
-                "Pass either --model_name_or_path (a classifier to start from) or --model_type (from scratch)."
-            )
-
-    def config_fields(self) -> dict[str, Any]:
-        """The decision layer's fields that were given."""
-        names = {f.name for f in fields(BNDLConfig)}
-        return {f.name: v for f in fields(self) if f.name in names and (v := getattr(self, f.name)) is not None}
-
-
-@dataclass
 class RunArguments:
     """How the run starts and what it leaves."""
 
     fit_temperature: bool = field(
         default=True, metadata={"help": "Give the model the temperature of its validation images, where it has any."}
+    )
+    decision_fraction: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the training images held out for the verdicts (sure, torn, unfamiliar), the same of "
+            "every class, and at least as many as --decision_risk needs, where there are no validation images; those "
+            "serve otherwise. 0: no verdicts without validation images."
+        },
+    )
+    decision_split: str | None = field(default=None, metadata={"help": "A split for the verdicts instead."})
+    decision_risk: float = field(
+        default=0.02, metadata={"help": "Accepted share of errors among the answers called sure, in (0, 1)."}
+    )
+    ood_datasets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME=DATASET ...: images that belong to no class; how many are called unfamiliar?"},
     )
     restart: bool = field(default=False, metadata={"help": "Ignore the checkpoints in output_dir and start afresh."})
     publish_thumbnails: bool = field(
@@ -178,55 +129,15 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
+        if not 0 < self.decision_risk < 1:
+            raise ValueError(
+                f"--decision_risk {self.decision_risk} is no share of errors in (0, 1); 0.02 accepts one in fifty."
+            )
+        parse_named(self.ood_datasets)
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(
                 f"--early_stopping_patience {self.early_stopping_patience} would stop before it starts; pass 1 or more."
             )
-
-
-def build_model(arguments: ModelArguments, dataset: ImageDataset) -> tuple[BNDLForImageClassification, Any]:
-    """The classifier with its decision layer, and the image processor that goes with it."""
-    id2label = dict(enumerate(dataset.label_names))
-    name = arguments.model_name_or_path
-    if name is None:
-        config = BNDLConfig.from_backbone_config(
-            scratch_config(arguments), id2label=id2label, **arguments.config_fields()
-        )
-        return BNDLForImageClassification(config), make_image_processor(arguments.image_size)
-    processor = AutoImageProcessor.from_pretrained(name)
-    config = AutoConfig.from_pretrained(name)
-    if config.model_type == "bndl":
-        if config.num_labels != len(dataset.label_names):
-            raise ValueError(
-                f"{name} knows {config.num_labels} classes and the dataset has {len(dataset.label_names)}; start from "
-                "the classifier it was made of, or use a dataset with the same classes."
-            )
-        overrides = {k: v for k, v in arguments.config_fields().items() if k != "preset"}  # it is built as it was
-        return BNDLForImageClassification.from_pretrained(name, **overrides), processor
-    model: Any = BNDLForImageClassification.from_backbone_pretrained(
-        name, id2label=id2label, warm_start=arguments.warm_start, **arguments.config_fields()
-    )
-    return model, processor
-
-
-def scratch_config(arguments: ModelArguments) -> Any:
-    """The configuration of an architecture trained from scratch."""
-    if arguments.model_type is None or arguments.model_type not in CONFIG_MAPPING:
-        raise ValueError(f"--model_type {arguments.model_type} is unknown; try vit, resnet, convnext, swin or dinov2.")
-    try:
-        overrides = json.loads(arguments.config_overrides)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"--config_overrides {arguments.config_overrides!r} is not JSON ({error}); write "
-            "'{\"hidden_size\": 192}'."
-        ) from error
-    config_class = CONFIG_MAPPING[arguments.model_type]
-    known = {f.name for f in fields(config_class)}
-    if unknown := sorted(set(overrides) - known):
-        raise ValueError(f"{config_class.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
-    if "image_size" in known:
-        overrides.setdefault("image_size", arguments.image_size)
-    return config_class(**overrides)
 
 
 def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, BNDLTrainingArguments, RunArguments]:
@@ -282,6 +193,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     names = known_classes(config) if config is not None and config.model_type == "bndl" else None
     with arguments.main_process_first(desc="reading the dataset"):
         dataset = load_image_dataset(data_arguments, label_names=names)
+    dataset, decision_images = hold_out_for_decisions(
+        dataset,
+        data_arguments,
+        run_arguments.decision_fraction,
+        run_arguments.decision_split,
+        images_needed(run_arguments.decision_risk, DELTA),
+    )
     if dataset.validation is None and arguments.eval_strategy != "no":
         strategy = IntervalStrategy(arguments.eval_strategy).value
         raise ValueError(
@@ -296,7 +214,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     augmentation = "none" if is_plain else data_arguments.augmentation
     train_dataset = dataset.with_pixel_values("train", processor, augmentation=augmentation)
     if arguments.process_index == 0:
-        print(describe_images(dataset, train_dataset, model.config))
+        print(describe_images(dataset, decision_images, train_dataset, model.config))
     if dataset.validation is not None and arguments.eval_strategy == "no":
         arguments.eval_strategy = "epoch"
     trainer = BNDLTrainer(
@@ -327,6 +245,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if dataset.validation is not None and tuning is None and run_arguments.fit_temperature:
         temperature = recalibrate(trainer).temperature
     trainer.remove_callback(EarlyStoppingCallback)  # the test images decide nothing
+    decisions = None
+    if decision_images is not None:
+        decisions = decide(
+            trainer,
+            decision_images.with_pixel_values("validation", processor),
+            dataset.with_pixel_values("train", processor),
+            risk=run_arguments.decision_risk,
+            delta=DELTA,
+            recalibrate=run_arguments.fit_temperature,
+        )
+        temperature = model.config.temperature if decisions.temperature is not None else temperature
     trainer.save_model(_internal_call=True)  # published below, once its results are known
 
     part = next((p for p in ("test", "validation") if getattr(dataset, p) is not None), None)
@@ -334,8 +263,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if part is not None:
         metrics = trainer.evaluate(dataset.with_pixel_values(part, processor), metric_key_prefix="test")
         metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
+    verdicts: dict[str, Any] = {}
+    if decisions is not None:
+        ood = {
+            other: load_unlabelled_images(source, processor, data_arguments)[0]
+            for other, source in parse_named(run_arguments.ood_datasets).items()
+        }
+        reported = None if part != "test" else dataset.with_pixel_values(part, processor)
+        found = {"risk": run_arguments.decision_risk, **judge_verdicts(trainer, reported, ood)}
+        verdicts = {"verdicts": {**found, "fitted": list(decisions.notes)}}
     results = {
         **metrics,
+        **verdicts,
         "evaluated_on": None if part is None else public_text(dataset.where(part)),
         # Where a run was done before it was started again there is nothing to say of its training.
         "train_seconds": train_seconds if train.training_loss or (tuning and checkpoint is None) else None,
@@ -389,11 +328,14 @@ def decide_on_tuning(trainer: BNDLTrainer, model_arguments: ModelArguments) -> N
         print(f"The decision layer is trained, not tuned (--tune_head), because {'; '.join(reasons)}.")
 
 
-def describe_images(dataset: ImageDataset, train_dataset: Any, config: PretrainedConfig) -> str:
+def describe_images(
+    dataset: ImageDataset, decision_images: ImageDataset | None, train_dataset: Any, config: PretrainedConfig
+) -> str:
     """How many images there are to learn from, of which classes, and how many to choose and to judge on."""
     labels = known_labels(train_dataset)
     assert labels is not None
-    parts = {"validation": dataset.validation, "test": dataset.test}
+    decisions = None if decision_images is dataset or decision_images is None else decision_images.validation
+    parts = {"validation": dataset.validation, "decision": decisions, "test": dataset.test}
     held_out = [f"{len(part)} {name} images" for name, part in parts.items() if part is not None]
     line = describe_classes(count_classes(labels, len(dataset.label_names)), config)
     return line + (f" (and {', '.join(held_out)})" if held_out else "")
@@ -411,7 +353,24 @@ def print_summary(results: dict[str, Any], output_dir: str) -> None:
     print(f"\nOn {results['evaluated_on']}:" if results["evaluated_on"] else "\nNo split to evaluate on.")
     for name, value in measured.items():
         print(f"  {name:<{max(map(len, measured))}}  {value:.4f}")
+    if verdicts := results.get("verdicts"):
+        print("\nVerdicts:\n" + "\n".join(f"  {line}" for line in verdict_lines(verdicts)))
     print(f"Model, processor, results.json and README.md are in {output_dir}")
+
+
+def verdict_lines(verdicts: dict[str, Any]) -> list[str]:
+    """What was promised, and what came of it on images that nothing was fitted on."""
+    lines = list(verdicts["fitted"])
+    if "share_sure" in verdicts:
+        errors = verdicts["errors_among_sure"]
+        wrong = "" if errors is None else f", {errors:.1%} of these answers wrong"
+        lines.append(
+            f"Of {verdicts['num_images']:,} test images: {verdicts['share_sure']:.1%} sure{wrong}; "
+            f"{verdicts['share_torn']:.1%} torn; {verdicts['share_unfamiliar']:.1%} unfamiliar."
+        )
+    for name, found in verdicts.get("ood", {}).items():
+        lines.append(f"Of {found['num_images']:,} images of {name}: {found['share_unfamiliar']:.1%} unfamiliar.")
+    return lines
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import pytest
 import torch
 from transformers.utils import logging
 
+from hub.processes import run_python  # noqa: F401 - a fixture
 from hub_server.fixtures import api, hub, no_waiting  # noqa: F401 - fixtures
+from jobs import jobs  # noqa: F401 - a fixture
 from model.tiny import BACKBONES, IMAGE_SIZE, tiny_model
 
 torch.set_num_threads(1)

@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -87,10 +86,12 @@ print(json.dumps([sorted(asked), sorted({name.split(".")[1] for name in sys.modu
 """
 
 
-def test_in_a_process_of_its_own_the_set_asks_for_nothing_but_torch_transformers_and_the_standard_library(tmp_path):
+def test_in_a_process_of_its_own_the_set_asks_for_nothing_but_torch_transformers_and_the_standard_library(
+    tmp_path, run_python
+):
     # By another name, without the package, and doing everything: what is imported inside a function counts too.
     shutil.copytree(FOLDER, tmp_path / "alone", ignore=shutil.ignore_patterns("__pycache__"))
-    done = subprocess.run([sys.executable, "-c", WATCH, str(tmp_path)], capture_output=True, text=True)
+    done = run_python(["-c", WATCH, tmp_path], tmp_path, installed=False, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr[-3000:]
     asked, loaded = json.loads(done.stdout.splitlines()[-1])
     assert {"torch", "transformers"} <= set(asked) <= ALLOWED

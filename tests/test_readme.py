@@ -12,7 +12,6 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.hub import pull_from_hub
-from hub.processes import run_python
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -45,7 +44,7 @@ def test_ten_lines_each(heading):
     assert len([line for line in lines_under(heading).splitlines() if line]) <= 10
 
 
-def test_wrap_push_and_load(hub, tmp_path):
+def test_wrap_push_and_load(hub, tmp_path, run_python):
     hub.add_user("microsoft", token="hf_microsoft")
     torch.manual_seed(0)
     config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
@@ -65,7 +64,7 @@ def test_wrap_push_and_load(hub, tmp_path):
     pulled = pull_from_hub("alice/resnet-bndl", cache_dir=tmp_path / "cache")
     assert pulled.results["accuracy"] > 0.3
     answers = done.stdout.splitlines()[-3:]
-    assert answers[0].count("certain: ") == answers[1].count("certain: ") == 1
+    assert answers[0].count("answered: ") == answers[1].count("answered: ") == 1
     assert "'contribution'" in answers[2]
 
     stranger = hub.environment(None, tmp_path / "stranger") | {"HF_HUB_OFFLINE": "0"}

@@ -10,8 +10,6 @@ from PIL import Image
 from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.hub import create_model_card, eval_result_files
 
-from .processes import run_python
-
 RESULTS = {
     "accuracy": 0.9123,
     "negative_log_likelihood": 0.2518,
@@ -104,7 +102,7 @@ def test_what_departs_from_the_preset_is_named(resnet_model) -> None:
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_the_code_on_the_card_runs_with_this_package_and_without(tmp_path, resnet_model, installed) -> None:
+def test_the_code_on_the_card_runs_with_this_package_and_without(tmp_path, resnet_model, installed, run_python) -> None:
     resnet_model.save_pretrained(tmp_path / "cats")
     make_image_processor(32).save_pretrained(tmp_path / "cats")
     Image.new("RGB", (40, 30)).save(tmp_path / "image.png")

@@ -51,6 +51,7 @@ def test_everything_a_checkpoint_needs_and_nothing_else(tmp_path, model, process
     write_contents(folder, model, processor, repo_id="alice/vit-bndl", results=RESULTS, figures=[figure])
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "results.json", "README.md"}
+    wanted |= {"handler.py", "requirements.txt"}
     assert found == wanted | HUB_SET | {"figures/reliability.png"}
     assert json.loads((folder / "results.json").read_text()) == RESULTS
     card = (folder / "README.md").read_text()
@@ -69,6 +70,7 @@ def test_a_card_of_ones_own_is_kept_and_learns_the_repository_s_name(tmp_path, m
     assert "license: mit" in text
     assert not (tmp_path / "results.json").exists()
     assert not (tmp_path / "preprocessor_config.json").exists()
+    assert not (tmp_path / "handler.py").exists()  # an endpoint needs the processor
 
 
 def test_results_lose_paths_and_tokens_and_keep_the_rest():
@@ -154,7 +156,7 @@ def test_nothing_of_the_machine_is_in_anything_a_whole_run_publishes(tmp_path, h
     command = f"""
         {sys.executable} {REPOSITORY}/scripts/finetune.py --model_type resnet --image_size 8 --dataset_name digits
         --config_overrides {{"embedding_size":8,"hidden_sizes":[8,16],"depths":[1,1],"layer_type":"basic"}}
-        --max_steps 2 --max_eval_samples 20 --per_device_train_batch_size 8 --output_dir {home}/outputs/run
+        --max_steps 2 --max_eval_samples 20 --per_device_train_batch_size 9 --output_dir {home}/outputs/run
         --push_to_hub --hub_model_id alice/resnet-bndl --hub_tok {token}
     """
     done = subprocess.run(command.split(), env=environment, cwd=home, check=True, capture_output=True, text=True)

@@ -2,8 +2,6 @@
 
 import math
 import multiprocessing
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -296,11 +294,3 @@ def test_the_page_is_a_gradio_interface():
     assert isinstance(page, gradio.Interface)
     answer = page.fn('{"predictions": [0.9, 0.8, 0.7, 0.6], "references": [1, 1, 0, 1]}')
     assert answer["area_under_risk_coverage"] == pytest.approx((1 / 3 + 1 / 4) / 4)
-
-
-def test_importing_is_light_and_a_file_that_hides_evaluate_is_named(tmp_path):
-    (tmp_path / "evaluate.py").write_text("")
-    code = "import sys, bndl_hf.metrics; print('evaluate' in sys.modules); bndl_hf.metrics.load('pavpu')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.split() == ["False"]
-    assert done.stderr.splitlines()[-1].startswith(f"ImportError: `import evaluate` found {tmp_path}")

@@ -67,7 +67,7 @@ def test_what_is_no_rule_is_refused(changes: dict[str, Any], says: str) -> None:
             [True, True, False],
             "cat, 61 %: torn, cat (61 %) or dog (33 %); 95 % of such sets hold the right class",
         ),
-        ([0.9, 0.1, 0.0], "torn", [True, False, False], "cat, 90 %: torn, too unsure to promise 2 % errors, but "),
+        ([0.9, 0.1, 0.0], "torn", [True, False, False], "cat, 90 %: torn, too unsure to promise 2 % errors"),
         ([0.9, 0.1, 0.0], "torn", None, "cat, 90 %: torn, too unsure to promise 2 % errors"),
         ([0.1, 0.9, 0.0], "unfamiliar", None, "dog, 90 %: unfamiliar, unlike 99 % of the images it was checked on"),
         ([0.1, 0.9, 0.0], None, None, "dog, 90 %"),

@@ -1,36 +1,30 @@
 """convert_released_checkpoint.py as a user runs it: a process of its own."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from jobs import JobServer
 from released.released_reference import Head, vit_features, vit_state
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released_checkpoint.py"
 
 
-def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
-
-
 @torch.no_grad()
-def test_a_checkpoint_becomes_a_model_with_names_processor_and_the_same_answers(tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_a_model_with_names_processor_and_the_same_answers(
+    tmp_path: Path, jobs: JobServer
+) -> None:
     torch.manual_seed(0)
     head = Head(32, projection=True, score_threshold=0.0, loading_threshold=0.02)
     state = {**vit_state(), **{f"classifier.{name}": tensor for name, tensor in head.state_dict().items()}}
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "vit.pth")
     (tmp_path / "labels.txt").write_text("bee\ncat\ndog\nelk\nfox\n")
     options = ["--labels", "labels.txt", "--num_attention_heads", "2", "--image_mean", "0.4", "0.5", "0.6"]
-    done = run("--checkpoint", "vit.pth", "--output_dir", "converted", *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "preset 'released', 5 classes, 32 factors, vit" in done.stdout
-    assert "AutoModelForImageClassification.from_pretrained('converted')" in done.stdout
+    done = jobs.start_script(SCRIPT, "--checkpoint", "vit.pth", "--output_dir", "converted", *options, cwd=tmp_path)
+    assert done.wait() == 0, done.log
+    assert "preset 'released', 5 classes, 32 factors, vit" in done.log
+    assert "AutoModelForImageClassification.from_pretrained('converted')" in done.log
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "converted")
     pixel_values = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     expected, _ = head.double().moments(
@@ -43,14 +37,14 @@ def test_a_checkpoint_becomes_a_model_with_names_processor_and_the_same_answers(
     processor = AutoImageProcessor.from_pretrained(tmp_path / "converted")
     assert list(processor.image_mean) == [0.4, 0.5, 0.6]
 
-    again = run("--checkpoint", "vit.pth", "--output_dir", "converted", cwd=tmp_path)
-    assert again.returncode == 1
-    assert again.stderr.splitlines()[-1].startswith("FileExistsError: converted holds files already")
-    assert "Traceback" not in again.stderr
+    again = jobs.start_script(SCRIPT, "--checkpoint", "vit.pth", "--output_dir", "converted", cwd=tmp_path)
+    assert again.wait() == 1
+    assert again.log.splitlines()[-1].startswith("FileExistsError: converted holds files already")
+    assert "Traceback" not in again.log
 
 
-def test_help_teaches_by_example(tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_help_teaches_by_example(jobs: JobServer) -> None:
+    done = jobs.start_script(SCRIPT, "--help")
+    assert done.wait() == 0, done.log
     for word in ("--checkpoint finetune_cifar10.pth", "--head_only", "cifar10, cifar100", "one for every", "3x3"):
-        assert word in done.stdout
+        assert word in done.log

@@ -1,9 +1,7 @@
 """evaluate.py as a user runs it: in one process and in two, killed and started again, and given what does not fit."""
 
 import json
-import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.hub import create_model_card
 from bndl_hf.hub.contents import public_results
 from bndl_hf.uncertainty import MEASURES
+from jobs import JobServer, wait_for_both
 from script_modules import TINY_RESNET, load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
@@ -58,21 +57,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(model: Path, jobs: JobServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of three evaluations: `whole` in this process, `two` by two others, `killed` once a shard was written."""
     folder = tmp_path_factory.mktemp("runs")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    silent: dict[str, Any] = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    two = subprocess.Popen([*torchrun, str(SCRIPT), *command(model, folder / "two", "--no_figures")], **silent)
-    killed = subprocess.Popen([sys.executable, SCRIPT, *command(model, folder / "killed")], **silent)
-    while killed.poll() is None and not shards(folder / "killed"):
+    two = jobs.start_two("script", path=SCRIPT, argv=command(model, folder / "two", "--no_figures"), cwd=folder)
+    killed = jobs.start_script(SCRIPT, *command(model, folder / "killed"))
+    while not shards(folder / "killed") and not killed.has_ended():
         time.sleep(0.002)
-    killed.kill()
-    assert killed.wait() == -9, killed.communicate()[0]
+    killed.send(signal.SIGKILL)
+    assert killed.wait() == -9, killed.log
     evaluate.main(command(model, folder / "whole"))
-    output, _ = two.communicate()
-    assert two.returncode == 0, output
+    wait_for_both(two)
     return folder
 
 

@@ -26,3 +26,16 @@ def test_a_file_that_answers_differently_is_not_written(folder, tmp_path):
 
 def test_the_size_of_the_images_is_the_processors(folder):
     assert export.processed_size(folder) == (34, 34)
+
+
+def test_a_page_of_one_file(folder, tmp_path, capsys):
+    output = tmp_path / "page.html"
+    arguments = ["--model_name_or_path", folder, "--format", "page", "--output", str(output), "--title", "Mine"]
+    export.main([*arguments, "--runtime", "cdn"])
+    assert "<h1>Mine</h1>" in output.read_text()
+    assert "When opened, it loads onnxruntime-web from a CDN" in capsys.readouterr().out
+
+
+def test_a_flag_of_the_other_format_is_refused(folder):
+    with pytest.raises(ValueError, match="--format onnx does not read --title; leave it out"):
+        export.main(["--model_name_or_path", folder, "--output", "model.onnx", "--title", "Mine"])

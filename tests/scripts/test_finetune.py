@@ -1,8 +1,6 @@
 """finetune.py and evaluate.py as a user runs them: from scratch, from a classifier, again after an interruption."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,12 @@ from transformers import AutoModelForImageClassification, ResNetConfig, ResNetFo
 from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.interpretability import load_factor_thumbnails
 from bndl_hf.training.arguments import MIN_STEPS
+from jobs import JobServer
 from script_modules import TINY_RESNET, load_script
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 finetune, evaluate = load_script("finetune"), load_script("evaluate")
-COMMON = ["--dataset_name", "digits", "--use_cpu", "--disable_tqdm", "True", "--seed", "0"]
+COMMON = ["--dataset_name", "digits", "--use_cpu", "--disable_tqdm", "True", "--seed", "0", "--decision_fraction", "0"]
 
 
 def from_scratch(output_dir: Path, *more: str) -> dict:
@@ -48,6 +47,26 @@ def test_a_run_from_scratch_leaves_model_processor_results_and_card(tmp_path: Pa
     assert (model.config.projection, results["sparsity"]) == ("none", pytest.approx(0.3, abs=0.01))
     assert (tmp_path / "preprocessor_config.json").exists()
     assert f"{results['accuracy']:.4g}"[:4] in (tmp_path / "README.md").read_text()
+
+
+def test_verdicts_are_fitted_on_images_that_are_not_trained_on_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    deciding = ["--decision_fraction", "0.3", "--decision_risk", "0.3", "--ood_datasets", "more=digits"]
+    results = from_scratch(tmp_path, "--max_steps", "20", *deciding, "--max_eval_samples", "60")
+    said = capsys.readouterr().out
+    assert "1007 images" in said or "1,007" in said or "431 decision images" in said
+    verdicts = results["verdicts"]
+    assert verdicts["risk"] == 0.3
+    assert verdicts["num_images"] == 60
+    assert verdicts["share_sure"] + verdicts["share_torn"] + verdicts["share_unfamiliar"] == pytest.approx(1)
+    assert verdicts["ood"]["more"]["num_images"] == 60
+    assert 0 <= verdicts["ood"]["more"]["auroc"] <= 1
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert model.config.verdict["num_held_out"] == 431
+    assert "Of 60 test images: " in said
+    with pytest.raises(ValueError, match=r"--decision_risk 2.0 is no share of errors in \(0, 1\)"):
+        from_scratch(tmp_path / "bad", "--decision_risk", "2")
 
 
 def test_the_same_command_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp_path: Path) -> None:
@@ -213,21 +232,17 @@ def test_head_only_checkpoints_are_not_taken_for_whole_models(
         finetune.main([*argv, "--max_steps", "4"])
 
 
-def test_an_unreadable_image_is_named_even_by_a_worker(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_even_by_a_worker(tmp_path: Path, jobs: JobServer) -> None:
     for label in ("cat", "dog"):
         (tmp_path / "images" / label).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / label / "good.png")
     (tmp_path / "images" / "cat" / "bad.jpg").write_bytes(b"no image")
     argv = ["--model_type", "resnet", "--config_overrides", json.dumps(TINY_RESNET), "--image_size", "32", "--use_cpu"]
     more = ["--dataset_name", str(tmp_path / "images"), "--output_dir", str(tmp_path / "out")]
-    result = subprocess.run(
-        [sys.executable, SCRIPTS / "finetune.py", *argv, *more, "--dataloader_num_workers", "1"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert "bad.jpg" in result.stderr.strip().splitlines()[-1]
-    assert "--skip_bad_images" in result.stderr.strip().splitlines()[-1]
+    result = jobs.start_script(SCRIPTS / "finetune.py", *argv, *more, "--dataloader_num_workers", "1")
+    assert result.wait() == 1
+    assert "bad.jpg" in result.log.strip().splitlines()[-1]
+    assert "--skip_bad_images" in result.log.strip().splitlines()[-1]
 
 
 def test_early_stopping_keeps_the_best_model_and_weighs_the_classes(

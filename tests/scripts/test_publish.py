@@ -113,14 +113,14 @@ def test_thumbnails_go_only_with_consent_and_go_again_without_it(hub, folder):
         push_to_hub(model, processor, REPO, thumbnails=smaller)
 
 
-def test_help_teaches_by_example(tmp_path):
-    done = run_script("--help")
-    assert done.returncode == 0
+def test_help_teaches_by_example(jobs):
+    done = jobs.start_script(SCRIPT, "--help")
+    assert done.wait() == 0
     command = "    python scripts/publish.py --model_name_or_path outputs/mine --repo_id alice/vit-bndl --dry_run"
-    assert command in done.stdout
-    assert "hf auth login" in done.stdout
+    assert command in done.log
+    assert "hf auth login" in done.log
     fields = publish.PublishArguments.__dataclass_fields__
-    assert all(f"--{name}" in done.stdout for name in fields)
+    assert all(f"--{name}" in done.log for name in fields)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,10 @@ def test_in_a_process_of_its_own_errors_end_in_a_sentence(hub, folder, tmp_path)
     done = run_script(*arguments(folder), **online)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("HubError: Pushing to alice/vit-bndl failed: this token may")
-    done = run_script(*arguments("alice/nowhere"), **online)
-    assert done.returncode == 1
-    sentence = done.stderr.strip().splitlines()[-1]
-    assert sentence.startswith("OSError: alice/nowhere is not a local folder")  # transformers' first line counts
+    assert hub.store.repos == {}
+
+
+def test_a_model_that_is_nowhere_ends_in_transformers_first_line(hub):
+    with pytest.raises(SystemExit, match=r"^OSError: alice/nowhere is not a local folder"):
+        publish.run(lambda: publish.main(arguments("alice/nowhere")))
     assert hub.store.repos == {}

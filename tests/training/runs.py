@@ -1,16 +1,16 @@
 """Tiny models, a tiny dataset and whole training runs, for tests in this process and for real processes of their own.
 
-Run as a script it is either one job under torchrun (`runs.py JOB JSON`), or, with no argument, a server that forks a
-fresh process for each line {"job", "arguments", "log"} it reads: transformers is imported once for all of them.
+`serve` forks a fresh process for each {"job", "arguments", "environment"}: transformers is imported once for all.
 """
 
+import importlib
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from datasets import Image as ImageFeature
 from torch import Tensor
 from transformers import ResNetConfig, TrainerCallback, ViTConfig, set_seed
 
+import forking
 from bndl_hf import BNDLConfig, BNDLForImageClassification, BNDLTrainer, BNDLTrainingArguments
 from bndl_hf.data.columns import ROW_COLUMN
 from bndl_hf.data.image_dataset import PixelValues, collate, make_image_processor
 from bndl_hf.training import features as feature_cache
 from bndl_hf.training import recalibrate
+from bndl_hf.training.run_lock import run_lock
 
 NUM_LABELS = 3
 BACKBONES = {
@@ -228,43 +230,33 @@ def in_two_processes(output_dir: str) -> None:
     torch.save(outcome, folder / f"rank{rank}.pt")
 
 
-JOBS = {job.__name__: job for job in (train, train_on_a_full_disk, in_two_processes)}
+def take_lock(folder: str) -> None:
+    with run_lock(folder):
+        print("free")
+
+
+def script(path: str, argv: list[str], cwd: str) -> None:
+    """What `python path argv` does in the folder `cwd`."""
+    os.chdir(cwd)
+    sys.argv = [path, *argv]
+    sys.path[:2] = [str(Path(path).parent)]  # for the suite's folder and the current one
+    runpy.run_path(path, run_name="__main__")
+
+
+def code(text: str) -> None:
+    """What `python -c text` does."""
+    exec(text, {"__name__": "__main__"})
+
+
+JOBS = {job.__name__: job for job in (train, train_on_a_full_disk, in_two_processes, take_lock, script, code)}
 
 
 def serve() -> None:
-    """Fork a process per request; answer its id, and its exit status (minus the signal that killed it) when asked."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            status = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-            print(status, flush=True)
-            continue
-        pid = os.fork()
-        if pid:
-            print(pid, flush=True)
-            continue
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        status = 1
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so do we
-        try:
-            JOBS[request["job"]](**request["arguments"])
-            status = 0
-        except KeyboardInterrupt:
-            status = 130
-            traceback.print_exc()
-        except BaseException:  # noqa: BLE001 - the process ends here; its log says why
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    """Fork a process per request."""
+    importlib.import_module("sklearn.datasets")  # the digits, which nearly every script reads
+    forking.serve(_run)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        JOBS[sys.argv[1]](**json.loads(sys.argv[2]))
-    else:
-        serve()
-        os._exit(0)  # nothing to tidy, and torch takes seconds to do it
+def _run(request: dict[str, Any]) -> None:
+    os.environ.update(request["environment"])
+    JOBS[request["job"]](**request["arguments"])

@@ -19,9 +19,9 @@ import torch
 
 from bndl_hf import BNDLForImageClassification
 from bndl_hf.training.checkpoint_folders import checkpoint_problem, last_checkpoint
+from jobs import Job, JobServer
 
 from . import runs
-from .conftest import Job, JobServer
 
 SIX_STEPS = {"max_steps": 6, "save_steps": 3, "save_strategy": "steps"}
 # The paper's objective draws at every step, and the ViT drops out: a wrong state of the random numbers would show.

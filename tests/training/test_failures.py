@@ -2,10 +2,7 @@
 
 import logging
 import math
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,9 @@ from bndl_hf import BNDLConfig, BNDLTrainer
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.run_lock import LOCK_NAME, run_lock
+from jobs import JobServer
 
 from . import runs
-from .conftest import JobServer
 from .test_checkpoints import CONFIG, SIX_STEPS, await_flag, stop
 
 
@@ -159,12 +156,10 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_runs(jobs: J
     assert not (tmp_path / LOCK_NAME).exists()
 
 
-def test_the_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
+def test_the_lock_is_free_again_after_an_error(jobs: JobServer, tmp_path: Path) -> None:
     with pytest.raises(KeyError), run_lock(tmp_path):
         raise KeyError("broken")
-    code = f"from bndl_hf.training.run_lock import run_lock\nwith run_lock({str(tmp_path)!r}): print('free')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert done.stdout == "free\n"
+    assert jobs.run("take_lock", folder=tmp_path).log == "free\n"
     assert not list(tmp_path.iterdir())
 
 

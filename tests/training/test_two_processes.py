@@ -1,12 +1,8 @@
 """Accumulation and several processes change nothing but speed: loss, gradients, log, weights, metrics and features.
 
-The two processes are real ones, started by torchrun on a free port.
+The two processes are real ones, which talk through a free port.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from bndl_hf.data.pixel_values import collate, make_image_processor
 from bndl_hf.training import recalibrate
 from bndl_hf.training.checkpoint_folders import checkpoint_problem
 from bndl_hf.training.features import cache_key, cached_features
+from jobs import JobServer, wait_for_both
 
 from . import runs
 
@@ -30,18 +27,11 @@ def whole_batch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def two_processes(jobs: JobServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of a run in two processes, and what each of them found."""
     folder = tmp_path_factory.mktemp("two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finished = subprocess.run(
-        [*torchrun, runs.__file__, "in_two_processes", json.dumps({"output_dir": str(folder)})],
-        env={**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    ranks = jobs.start_two("in_two_processes", output_dir=folder)
+    wait_for_both(ranks)
     return folder, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
 
 

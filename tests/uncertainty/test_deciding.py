@@ -113,7 +113,7 @@ def test_what_few_images_cannot_promise_is_said_with_how_many_would(layer: BNDLD
     decisions = fit(layer, draw(60, seed=8), risk=0.02)
     said = str(decisions)
     assert said.startswith("From 60 held-out images:")
-    assert "at least 149 are needed" in said
+    assert "149 or more do, if none of the surest is wrong" in said
     assert "Nothing is called unfamiliar: 60 images do not show what is rarer than 1 in 100; 99 or more do." in said
     assert decisions.rule.threshold is decisions.rule.unfamiliar_above is decisions.rule.familiar is None
     few = fit_decisions(layer, draw(12, seed=8), familiar=None, recalibrate=False, progress=False)

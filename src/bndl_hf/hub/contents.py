@@ -1,7 +1,7 @@
 """What a published checkpoint consists of, put together in a folder, and the check that nothing private is in it.
 
-Weights, configuration, the model's own code, image processor, results.json, figures and README.md. Read publish.py for
-how the folder becomes one commit.
+Weights, configuration, the model's own code, image processor, the endpoint's handler, results.json, figures and
+README.md. Read publish.py for how the folder becomes one commit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import BaseImageProcessor
 
+from bndl_hf.export.page_pictures import Examples
+from bndl_hf.export.web_page import export_page
 from bndl_hf.hub.card import PLACEHOLDER_ID, create_model_card, split_of
 from bndl_hf.hub.card_facts import CardFacts, CardFigure
 from bndl_hf.hub.card_figures import draw_card_figures, weights_per_class
@@ -34,6 +36,16 @@ if TYPE_CHECKING:
 RESULTS_FILE = "results.json"
 CARD_FILE = "README.md"
 FIGURES_FOLDER = "figures"
+# What an Inference Endpoint looks for: file in the repository -> file beside this one.
+ENDPOINT_FILES = {"handler.py": "handler.py", "requirements.txt": "handler_requirements.txt"}
+PAGE_FILE = "page.html"
+_PAGE_LINK = f"""
+## Without installing anything
+
+Download [{PAGE_FILE}]({PAGE_FILE}) and open it in a browser: the model answers there, and images stay on your device.
+"""
+# What a page of one file holds of other files, in base64: numbers and pictures, in which any few letters turn up.
+_EMBEDDED = re.compile(rb'<script type="text/plain"[^>]*>[A-Za-z0-9+/=]*</script>')
 # What `create_model_card` takes for the facts of a card; the rest of its arguments are filled in here.
 _CARD_FACTS = tuple(
     name
@@ -52,6 +64,8 @@ def write_contents(
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
     thumbnails: FactorThumbnails | None = None,
+    page: bool = False,
+    page_examples: Examples = (),
     examples: Sequence[Image.Image | str | os.PathLike[str]] = (),
     **card_facts: Any,
 ) -> None:
@@ -60,20 +74,22 @@ def write_contents(
     Args:
         folder: an empty folder.
         model: the classifier.
-        processor: its image processor; None leaves it out.
+        processor: its image processor; None leaves it out, and the endpoint's handler with it.
         repo_id: what the card calls the model.
         results: measured figures; paths in them are cut down to their last part.
         figures: image files; they are published as figures/NAME and shown in the card.
         card: a model card of your own, its text or a `ModelCard`; None makes one with `create_model_card`.
         thumbnails: of the model's factors, images of a dataset that may be published; None leaves them out.
+        page: whether to add page.html, which answers in the browser (`bndl_hf.export.export_page`), and its link.
+        page_examples: images it offers to try.
         examples: images or files, stored in examples/ and shown on the card with the model's answers; they must be
             yours to publish.
         **card_facts: passed on to `create_model_card`: base_model, dataset_name, license, split, tags, language, ...
 
     Raises:
         ValueError: the model is not a BNDL classifier; thumbnails of another number of factors; `figures` names a file
-            that is not there or two of one name; a fact that a card does not have, or one beside a card of your own; or
-            something private is in the files.
+            that is not there or two of one name; a fact that a card does not have, or one beside a card of your own; a
+            page without a processor, or examples without a page; or something private is in the files.
     """
     if not isinstance(model, BNDLForImageClassification):
         raise ValueError(
@@ -82,6 +98,10 @@ def write_contents(
         )
     _check_figures(figures)
     _check_facts(card, card_facts)
+    if page and processor is None:
+        raise ValueError("page=True needs the image processor: the page repeats what it does. Pass processor.")
+    if page_examples and not page:
+        raise ValueError("page_examples are images of a page that is not made; pass page=True, or leave them out.")
     if examples and (card is not None or processor is None):
         raise ValueError(
             "examples are answered for a card that is made here; leave `card` out and pass the processor, or leave the "
@@ -95,6 +115,8 @@ def write_contents(
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
+        for name, source in ENDPOINT_FILES.items():  # an endpoint cannot answer without a processor
+            shutil.copyfile(Path(__file__).with_name(source), folder / name)
     if thumbnails is not None:
         thumbnails.save(folder)
     for figure in figures:
@@ -106,6 +128,12 @@ def write_contents(
     if card is None:
         card = _new_card(folder, model, processor, results, figures, thumbnails, examples, repo_id, card_facts)
     text = str(card).replace(PLACEHOLDER_ID, repo_id)
+    if page:
+        assert processor is not None
+        export_page(
+            model, processor, page_examples, folder / PAGE_FILE, single_file=True, thumbnails=thumbnails, half=True
+        )
+        text = f"{text.rstrip()}\n{_PAGE_LINK}"
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     check_nothing_private(folder)
 
@@ -213,7 +241,9 @@ def check_nothing_private(folder: Path, secrets: Iterable[str] = ()) -> None:
 
 
 def _readable_part(file: Path) -> bytes:
-    """A file's bytes; of weights only the header, the rest being numbers."""
+    """A file's bytes; of weights only the header, the rest being numbers, and of a page what is not such a file."""
+    if file.name == PAGE_FILE:
+        return _EMBEDDED.sub(b"", file.read_bytes())
     if file.suffix != ".safetensors":
         return file.read_bytes()
     with file.open("rb") as weights:

@@ -41,6 +41,7 @@ from huggingface_hub.utils.sha import git_hash
 from PIL import Image
 from transformers import BaseImageProcessor
 
+from bndl_hf.export.page_pictures import Examples
 from bndl_hf.hub.contents import FIGURES_FOLDER, check_nothing_private, file_names, write_contents
 from bndl_hf.hub.errors import HubError, hub_error
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
@@ -69,6 +70,8 @@ def push_to_hub(
     figures: Sequence[str | os.PathLike[str]] = (),
     card: ModelCard | str | None = None,
     thumbnails: FactorThumbnails | None = None,
+    page: bool = False,
+    page_examples: Examples = (),
     examples: Sequence[Image.Image | str | os.PathLike[str]] = (),
     private: bool | None = None,
     revision: str | None = None,
@@ -77,17 +80,20 @@ def push_to_hub(
     token: str | None = None,
     **card_facts: Any,
 ) -> CommitInfo:
-    """Publish a checkpoint as one commit: weights, configuration, code, processor, results.json, figures and card.
+    """Publish a checkpoint as one commit: weights, configuration, code, processor, handler, results, figures and card.
 
     Args:
         model: the classifier.
-        processor: its image processor; None publishes none, and `pipeline` will not work.
+        processor: its image processor; None publishes none, and neither `pipeline` nor an endpoint will work.
         repo_id: "namespace/name", or a name in your own namespace; it is made if it is not there.
         results: measured figures, published as results.json and shown in the card.
         figures: image files, published as figures/NAME and shown in the card.
         card: a model card of your own; None makes one (`create_model_card`).
         thumbnails: what `collect_factor_thumbnails` made, published in factor_thumbnails/; they are small copies of
             images of the dataset, which must be yours to publish. None publishes none.
+        page: whether to publish page.html too, one file that answers in the browser (`bndl_hf.export.export_page`, with
+            half-precision weights), and link it from the card.
+        page_examples: images the page offers to try, published inside it.
         examples: images or files, published in examples/ (small, without metadata) and shown on the card, and by the
             model page's widget, with the model's answers; they must be yours to publish.
         private: of a repository that is made; None leaves it to the account's settings.
@@ -124,6 +130,8 @@ def push_to_hub(
             figures=figures,
             card=card,
             thumbnails=thumbnails,
+            page=page,
+            page_examples=page_examples,
             examples=examples,
             **card_facts,
         )

@@ -84,7 +84,7 @@ def read_image(source: Any, timeout: float | None = None) -> Any:
         if isinstance(source, Tensor) or image_utils.is_numpy_array(source):
             return _from_numbers(source)
         image = _open(source, timeout)
-        return _to_rgb(image_utils.PIL.ImageOps.exif_transpose(image))
+        return to_rgb(image_utils.PIL.ImageOps.exif_transpose(image))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise anything from OSError to SyntaxError and struct.error
@@ -115,8 +115,12 @@ def _open(source: Any, timeout: float | None) -> Any:
     return image_utils.PIL.Image.open(BytesIO(base64.b64decode(text)))
 
 
-def _to_rgb(image: Any) -> Any:
-    """As `decode_image` of the training data does it."""
+def to_rgb(image: Any) -> Any:
+    """An image of any mode as 8-bit RGB, as `decode_image` of the training data makes it.
+
+    Raises:
+        ValueError: floating-point pixels.
+    """
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits: 0..65535 -> 0..255; Pillow's own conversion would clip
@@ -169,4 +173,4 @@ def _name_of(source: Any) -> str:
     return f"the {kind} of shape {list(source.shape)} and type {source.dtype}"
 
 
-__all__ = ["DatasetRow", "DatasetRows", "read_image", "streamed_rows"]
+__all__ = ["DatasetRow", "DatasetRows", "read_image", "streamed_rows", "to_rgb"]

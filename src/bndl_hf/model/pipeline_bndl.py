@@ -18,15 +18,14 @@ from transformers import AutoModelForImageClassification, ImageClassificationPip
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
-from .factor_names import factor_names
+from .answering import EVIDENCE, evidence_entry
 from .input_images import DatasetRows, read_image, streamed_rows
+from .verdicts import VERDICTS, VerdictRule, reason_of
 
-# What an answer says of its own uncertainty, under the names of BNDLPrediction.
-UNCERTAINTY = ("p_value", "flip_probability", "is_certain", "is_answered", "total", "aleatoric", "epistemic")
+# What an answer says of its own uncertainty, under the names of BNDLPrediction; the paper's test comes last.
+UNCERTAINTY = ("is_answered", "total", "aleatoric", "epistemic", "flip_probability", "p_value", "is_certain")
 _PREDICTION_ARGUMENTS = ("method", "num_samples", "seed", "abstain_below")
 _EVIDENCE_ARGUMENTS = ("target", "evidence_top_k")
-# What it says of the answer's logit, under the names of Evidence.
-_EVIDENCE = ("factors", "contributions", "contribution_std", "share", "rest", "bias", "total", "target")
 
 
 class BNDLImageClassificationPipeline(ImageClassificationPipeline):
@@ -34,9 +33,9 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
 
     A score is the predictive probability (uncertainty integrated out), unless `function_to_apply` asks for a function
     of the logits, whose softmax it is. Each entry also has `logit_std`, its class's standard deviation in logit units,
-    and of the answer as a whole `p_value`, `flip_probability`, `is_certain`, `is_answered`, and `total`, `aleatoric`,
-    `epistemic` in nats. What was fitted on held-out images and stored with the model (temperature, abstention) is
-    applied.
+    and of the answer as a whole `verdict` ("sure", "torn" or "unfamiliar") and its `reason`, where decisions were
+    fitted (`set_decisions`), `is_answered`, `total`, `aleatoric` and `epistemic` in nats, `flip_probability`, and the
+    paper's test, `p_value` and `is_certain`. What was fitted on held-out images and stored with the model is applied.
 
     Besides the standard arguments (`top_k`, `function_to_apply`, `timeout`, `batch_size`) it takes `method`
     ("exact" or "monte_carlo"), `num_samples`, for repeatable draws `seed`, and `abstain_below`, the largest probability
@@ -109,7 +108,7 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         generator = torch.Generator(device=features.device).manual_seed(seed) if method == "monte_carlo" else None
         prediction = self.model.decision_layer.predict(features, method, num_samples, generator, abstain_below)
         names = ["probs", "logits_mean", "logits_variance", *UNCERTAINTY]
-        names += [] if prediction.prediction_sets is None else ["prediction_sets"]
+        names += [name for name in ("prediction_sets", "verdict") if getattr(prediction, name) is not None]
         return {name: getattr(prediction, name) for name in names}  # each [B] or [B, C], for the unbatching
 
     def postprocess(
@@ -118,10 +117,22 @@ class BNDLImageClassificationPipeline(ImageClassificationPipeline):
         """The `top_k` entries of one image, largest score first."""
         scores = _scores(model_outputs, function_to_apply)
         std = model_outputs["logits_variance"][0].sqrt()
-        answer = _uncertainty(model_outputs)
+        verdict, answer = self._verdict(model_outputs), _uncertainty(model_outputs)
         return [
-            {**entry, "logit_std": std[label].item(), **answer} for label, entry in self._ranked(scores, top_k).items()
+            {**entry, **verdict, "logit_std": std[label].item(), **answer}
+            for label, entry in self._ranked(scores, top_k).items()
         ]
+
+    def _verdict(self, outputs: Mapping[str, Tensor]) -> dict[str, str]:
+        """{"verdict", "reason"} of one image; empty where no decisions were fitted."""
+        stored = self.model.decision_layer.config.verdict
+        if "verdict" not in outputs or stored is None:
+            return {}
+        verdict, names = VERDICTS[int(outputs["verdict"][0])], self.model.config.id2label
+        sets, rule = outputs.get("prediction_sets"), VerdictRule.from_dict(stored)
+        in_set = None if sets is None else sets[0].tolist()
+        labels = [str(names[c]) for c in range(outputs["probs"].shape[1])]
+        return {"verdict": verdict, "reason": reason_of(outputs["probs"][0].tolist(), labels, verdict, rule, in_set)}
 
     def _ranked(self, scores: Tensor, top_k: int | None) -> dict[int, dict[str, Any]]:
         """{class: {"label", "score"}} of the `top_k` largest scores; of all without it."""
@@ -135,8 +146,8 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
     """`pipeline("bndl-image-classification")`: the full answer to each image, as one dictionary.
 
     - `label`, `probability`: the most probable class and its predictive probability.
-    - `p_value`, `flip_probability`, `is_certain`, `is_answered`; `total`, `aleatoric`, `epistemic` in nats: see
-      `BNDLPrediction`.
+    - `verdict`, `reason`: "sure", "torn" or "unfamiliar" and why, in words, where decisions were fitted
+      (`set_decisions`).
     - `prediction_set`: the labels of the conformal prediction set, most probable first, where one was fitted
       (`set_conformal`).
     - `scores`: the `top_k` most probable classes, each {"label", "score"}.
@@ -145,6 +156,8 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
       `evidence_top_k` factors, largest first. The name is the user's (`set_factor_names`), else the classes it feeds.
       Contributions, rest and bias add up to the total, the mean logit; std is the contribution's standard deviation,
       share its fraction of all factors' contributions, in [0, 1].
+    - `is_answered`; `total`, `aleatoric`, `epistemic` in nats; `flip_probability`; `p_value`, `is_certain`: see
+      `BNDLPrediction`.
 
     Example:
         >>> answer = pipeline("bndl-image-classification", model="org/vit-bndl")("parrot.png", evidence_top_k=3)
@@ -177,7 +190,7 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         evidence = self.model.decision_layer.explain(
             features, target=outputs["probs"].argmax(dim=-1) if target is None else target, top_k=count
         )
-        return {**outputs, **{f"evidence_{name}": getattr(evidence, name) for name in _EVIDENCE}}
+        return {**outputs, **{f"evidence_{name}": getattr(evidence, name) for name in EVIDENCE}}
 
     def postprocess(
         self, model_outputs: Mapping[str, Tensor], function_to_apply: Any = None, top_k: int | None = 5
@@ -192,27 +205,11 @@ class BNDLAnswerPipeline(BNDLImageClassificationPipeline):
         return {
             "label": first["label"],
             "probability": first["score"],
-            **_uncertainty(model_outputs),
+            **self._verdict(model_outputs),
             **sets,
             "scores": list(self._ranked(_scores(model_outputs, function_to_apply), top_k).values()),
-            "evidence": self._evidence(model_outputs),
-        }
-
-    def _evidence(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        columns = [
-            outputs[f"evidence_{name}"][0].tolist()
-            for name in ("factors", "contributions", "contribution_std", "share")
-        ]
-        names = factor_names(self.model, outputs["evidence_factors"][0])
-        return {
-            "label": self.model.config.id2label[outputs["evidence_target"][0].item()],
-            "total": outputs["evidence_total"][0].item(),
-            "bias": outputs["evidence_bias"][0].item(),
-            "rest": outputs["evidence_rest"][0].item(),
-            "factors": [
-                {"factor": factor, "name": name, "contribution": part, "std": std, "share": share}
-                for name, (factor, part, std, share) in zip(names, zip(*columns, strict=True), strict=True)
-            ],
+            "evidence": evidence_entry(self.model, {name: model_outputs[f"evidence_{name}"] for name in EVIDENCE}),
+            **_uncertainty(model_outputs),
         }
 
 

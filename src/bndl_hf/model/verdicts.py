@@ -154,7 +154,7 @@ def reason(verdict: str, rule: VerdictRule | None, names: Sequence[str] = ()) ->
     if names and rule.coverage is not None:
         share = as_percentage(rule.coverage)
         if len(names) == 1:
-            return f"too unsure to promise {as_percentage(rule.risk)} errors, but nothing else is likely"
+            return f"too unsure to promise {as_percentage(rule.risk)} errors"
         return f"{listed(names)}; {share} of such sets hold the right class"
     if rule.threshold is None:
         return f"too few images were checked to promise {as_percentage(rule.risk)} errors"
@@ -189,8 +189,20 @@ def describe(
     answer = f"{names[top]}, {as_percentage(probs[top])}"
     if verdict is None:
         return answer
+    return f"{answer}: {verdict}, {reason_of(probs, names, verdict, rule, in_set)}"
+
+
+def reason_of(
+    probs: Sequence[float],
+    names: Sequence[str],
+    verdict: str,
+    rule: VerdictRule | None,
+    in_set: Sequence[bool] | None,
+) -> str:
+    """Why one image's answer has its verdict, in the words of `describe`, whose arguments these are."""
+    order = sorted(range(len(probs)), key=lambda c: -probs[c])
     chosen = [] if in_set is None else [f"{names[c]} ({as_percentage(probs[c])})" for c in order if in_set[c]]
-    return f"{answer}: {verdict}, {reason(verdict, rule, chosen)}"
+    return reason(verdict, rule, chosen)
 
 
 def as_percentage(value: float) -> str:
@@ -217,4 +229,4 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-__all__ = ["VERDICTS", "VerdictRule", "as_percentage", "describe", "listed", "reason"]
+__all__ = ["VERDICTS", "VerdictRule", "as_percentage", "describe", "listed", "reason", "reason_of"]

@@ -1,6 +1,7 @@
 """Training: the Trainer that knows the ELBO's terms, cached features and head-only fitting."""
 
 from bndl_hf.training.arguments import HEAD_DEFAULTS, BNDLTrainingArguments
+from bndl_hf.training.deciding import decide, judge_verdicts
 from bndl_hf.training.feature_views import FeatureViews
 from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.fitting import fit_decision_layer
@@ -17,8 +18,10 @@ __all__ = [
     "FeatureDataset",
     "FeatureViews",
     "FittedPosterior",
+    "decide",
     "fit_decision_layer",
     "fit_posterior",
+    "judge_verdicts",
     "recalibrate",
     "suit_whole_training",
 ]

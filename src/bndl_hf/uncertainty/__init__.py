@@ -31,6 +31,7 @@ from .measures import MEASURES, OOD_MEASURES, Measure, find_measure, sampled_pav
 from .ood import ood_aupr, ood_auroc, ood_fpr95
 from .ood_scores import OOD_SCORES, RECOMMENDED_OOD_SCORES, ood_scores, recommended_ood_score
 from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
+from .realised import realised_verdicts
 from .recalibration import FittedTemperature, fit_temperature
 from .scores import StreamingScores
 from .scoring import BrierDecomposition, accuracy, brier_decomposition, brier_score, negative_log_likelihood
@@ -95,6 +96,7 @@ __all__ = [
     "ood_scores",
     "pavpu",
     "pavpu_from_p_value",
+    "realised_verdicts",
     "recommended_ood_score",
     "risk_at_coverage",
     "risk_coverage_curve",

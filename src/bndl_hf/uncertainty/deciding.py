@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 from bndl_hf.model.backbone_inputs import features_of
 from bndl_hf.model.familiarity import Familiarity
 from bndl_hf.model.prediction_sets import ConformalPredictor
-from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.verdicts import VerdictRule, as_percentage
 
 from .abstention import fit_abstention, images_needed
@@ -75,10 +74,11 @@ def fit_decisions(
 ) -> FittedDecisions:
     """Everything a verdict needs, from images that were not trained on.
 
-    - *Sure*: of the answers with this probability or more at most `risk` are wrong, for 1 - delta of all held-out sets
-      (Clopper-Pearson, fixed-sequence testing; `fit_abstention`).
+    - *Sure*: of the answers to familiar images with this probability or more at most `risk` are wrong, for 1 - delta of
+      all held-out sets (Clopper-Pearson, fixed-sequence testing; `fit_abstention`).
     - *Torn*: the prediction sets of images that are not sure hold the true class with probability `coverage`: they are
-      fitted on such images alone (adaptive sets, Romano et al. 2020), or on all where fewer are torn than that takes.
+      fitted on such images alone (least ambiguous sets, Sadinle et al. 2019, the smallest), or on all where fewer are
+      torn than that takes.
     - *Unfamiliar*: Fisher's statistic (`fit_familiarity`) above that of the share `familiar` of held-out images, with
       the correction of split conformal prediction for their number.
 
@@ -127,15 +127,18 @@ def fit_decisions(
         familiarity, usual = _familiarity(layer, features, labels, first, known, notes)
         layer.set_familiarity(familiarity or layer.familiarity)
     prediction, labels = collect_predictions(layer, features, labels, progress=False)
-    curve = _risk_curve(prediction, labels, delta)
-    threshold = _threshold(prediction, labels, risk, delta, notes)
-    unfamiliar_above = None
+    probs, truth, unfamiliar_above = prediction.probs, labels, None
     if familiar is not None and prediction.fisher_statistic is not None:
         unfamiliar_above = _unusual(prediction.fisher_statistic[usual], familiar, notes)
+        if unfamiliar_above is not None:  # sure and torn are said of the others alone
+            is_familiar = prediction.fisher_statistic.double() <= unfamiliar_above
+            probs, truth = probs[is_familiar], truth[is_familiar]
+    curve = _risk_curve(probs, truth, delta)
+    threshold = _threshold(probs, truth, risk, delta, notes)
     conformal = None
     if coverage is not None:
-        is_sure = prediction.probs.amax(-1).double() >= (math.inf if threshold is None else threshold)
-        conformal = _sets(prediction.probs, labels, is_sure, coverage, notes)
+        is_sure = probs.amax(-1).double() >= (math.inf if threshold is None else threshold)
+        conformal = _sets(probs, truth, is_sure, coverage, notes)
     rule = VerdictRule(
         risk=risk,
         delta=delta,
@@ -217,29 +220,37 @@ def _fit_temperature(layer: Any, features: Tensor, labels: Tensor) -> FittedTemp
     return fit_temperature(prediction, labels, variance_scale=scale, label_smoothing=smoothing_of_few(len(labels)))
 
 
-def _threshold(prediction: BNDLPrediction, labels: Tensor, risk: float, delta: float, notes: list[str]) -> float | None:
+def _threshold(probs: Tensor, labels: Tensor, risk: float, delta: float, notes: list[str]) -> float | None:
     needed = images_needed(risk, delta)
     try:
-        fitted = fit_abstention(prediction, labels, risk, delta=delta)
-    except ValueError as error:
-        too_few = f"; at least {needed:,} are needed" if len(labels) < needed else ""
-        notes.append(f"Nothing is called sure: {error}{too_few}")
+        fitted = fit_abstention(probs, labels, risk, delta=delta)
+    except ValueError:
+        M, confident = len(labels), as_percentage(1 - delta)
+        why = (
+            f"{needed:,} or more do, if none of the surest is wrong"
+            if needed > M
+            else "too many of the surest are wrong"
+        )
+        notes.append(
+            f"Nothing is called sure: {M:,} images do not show, with confidence {confident}, that at most "
+            f"{as_percentage(risk)} of any answers are wrong; {why}."
+        )
         return None
     notes.append(
-        f"Sure: {as_percentage(fitted.coverage)} of these images; at most {as_percentage(risk)} of sure answers are "
-        f"wrong (with confidence {as_percentage(1 - delta)}), {as_percentage(fitted.empirical_risk)} were here."
+        f"Sure: {fitted.coverage:.1%} of these images; at most {as_percentage(risk)} of sure answers are wrong (with "
+        f"confidence {as_percentage(1 - delta)}), {fitted.empirical_risk:.1%} were here."
     )
     return max(0.0, fitted.threshold)
 
 
-def _risk_curve(prediction: BNDLPrediction, labels: Tensor, delta: float) -> tuple[tuple[float, float, float], ...]:
+def _risk_curve(probs: Tensor, labels: Tensor, delta: float) -> tuple[tuple[float, float, float], ...]:
     """(threshold, risk, share answered) for every risk within reach, each by itself with confidence 1 - delta."""
     points: dict[float, tuple[float, float, float]] = {}
     for risk in RISKS:
         if len(labels) < images_needed(risk, delta):
             continue
         try:
-            fitted = fit_abstention(prediction, labels, risk, delta=delta)
+            fitted = fit_abstention(probs, labels, risk, delta=delta)
         except ValueError:  # out of reach on these images
             continue
         threshold = max(0.0, fitted.threshold)
@@ -303,4 +314,4 @@ def _sets(
         return None
     whose = "torn images" if torn >= needed else f"all images (only {torn} are torn, and {needed} are needed)"
     notes.append(f"Torn: the sets of {whose} hold the true class in {as_percentage(coverage)}.")
-    return fit_conformal(probs[rows], labels[rows], coverage, method="aps")
+    return fit_conformal(probs[rows], labels[rows], coverage, method="lac")

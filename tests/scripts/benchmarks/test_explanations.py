@@ -1,8 +1,6 @@
 """scripts/benchmarks/explanations.py on a tiny classifier: every figure is there."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from model.architectures import SUPPORTED
@@ -11,14 +9,13 @@ from model.test_architectures import classifier_of
 SCRIPT = Path(__file__).parents[3] / "scripts" / "benchmarks/explanations.py"
 
 
-def test_the_cost_of_maps_in_forward_passes_is_written_and_printed(tmp_path):
+def test_the_cost_of_maps_in_forward_passes_is_written_and_printed(tmp_path, jobs):
     classifier_of(SUPPORTED["convnext"]).save_pretrained(tmp_path / "tiny")
     flags = ["--model", tmp_path / "tiny", "--image_size", 32, "--batch_size", 2, "--repeats", 2]
     flags += ["--sepin_images", 64, "--sepin_factors", 16]
-    command = [sys.executable, SCRIPT, *flags, "--output", tmp_path / "out.json"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "pooled_average" in done.stdout
+    done = jobs.start_script(SCRIPT, *flags, "--output", tmp_path / "out.json")
+    assert done.wait() == 0, done.log[-2000:]
+    assert "pooled_average" in done.log
     written = json.loads((tmp_path / "out.json").read_text())
     (entry,) = written["runs"]
     assert (entry["backbone"], entry["method"], entry["grid"]) == ("tiny", "pooled_average", [4, 4])
