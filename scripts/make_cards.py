@@ -6,7 +6,8 @@ r"""Write the model cards of `model_cards/`: README.md, results.json, card.json 
 
 digits is the model of `make demo`. caltech101 and imagenet take DATASETS/caltech101, DATASETS/imagenet-photos and
 MODELS/efficientnet-lite0; cifar10 takes DATASETS/cifar10, cifar100 and mnist, and MODELS/resnet-cifar100. The frozen
-features are FEATURES/NAME.safetensors, made by `scripts/benchmarks/heads.py features` (tasks.py beside it says how).
+features are FEATURES/NAME.safetensors, made by `scripts/benchmarks/heads.py features` (scripts/benchmarks/tasks.py says
+how). A tuned model is kept in --work_dir and not trained again.
 
 Example images are chosen by a rule (`bndl_hf.interpretability.choose_examples`): the two surest, the two that the model
 is most torn on, the two least familiar. Of photographs of others only thumbnails are stored, inside figures, with their

@@ -103,6 +103,7 @@ def test_what_departs_from_the_preset_is_named(resnet_model) -> None:
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_code_on_the_card_runs_with_this_package_and_without(tmp_path, resnet_model, installed, run_python) -> None:
+    resnet_model.config.verdict = VERDICT if installed else None
     resnet_model.save_pretrained(tmp_path / "cats")
     make_image_processor(32).save_pretrained(tmp_path / "cats")
     Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
@@ -114,8 +115,9 @@ def test_the_code_on_the_card_runs_with_this_package_and_without(tmp_path, resne
     done = run_python(["-c", code], tmp_path, installed=installed, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr[-2000:]
     answer, sentence, why = done.stdout.splitlines()
-    label, probability = answer.rsplit(maxsplit=1)
-    assert re.fullmatch(rf"{label}, \d+(\.\d)? %", sentence)
+    label, probability, *verdict = answer.split()
+    assert verdict == (["torn"] if installed else [])
+    assert re.fullmatch(rf"{label}, \d+(\.\d)? %" + (": torn, .*" if installed else ""), sentence)
     assert abs(float(probability.removesuffix("%")) - float(re.findall(r"[\d.]+(?= %)", sentence)[0])) <= 0.5
     assert why.startswith(f"{label} ")
     assert "all others" in why

@@ -91,7 +91,7 @@ def answer_examples(
         OSError: a file is not an image.
 
     Example:
-        >>> examples = answer_examples(model, processor, [image], titles=["a photograph"])
+        >>> examples = answer_examples(model, processor, ["parrot.png"], titles=["a photograph"])
     """
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"{len(titles)} titles for {len(images)} images; give each one, or none.")

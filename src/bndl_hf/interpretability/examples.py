@@ -52,7 +52,7 @@ def choose_examples(
 
     Example:
         >>> chosen = choose_examples(model.predict(pixel_values))
-        >>> images = [dataset[one.row] for one in chosen]
+        >>> shown = [images[one.row] for one in chosen]
     """
     if num_each < 1 or not len(prediction.probs):
         raise ValueError(f"num_each={num_each} of {len(prediction.probs)} images chooses nothing; pass 1 or more.")

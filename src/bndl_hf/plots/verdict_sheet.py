@@ -67,7 +67,7 @@ def verdict_sheet(answers: Sequence[ShownAnswer], columns: int = 2, dpi: int = 1
         ValueError: there is no answer, an image is not a picture, or a verdict has another name.
 
     Example:
-        >>> figure = verdict_sheet([ShownAnswer(image, "cat", "98 %", "sure", parts=[(3, "whiskers", 2.1)])])
+        >>> figure = verdict_sheet([ShownAnswer(images[0], "cat", "98 %", "sure", parts=[(3, "whiskers", 2.1)])])
     """
     if not answers or columns < 1:
         raise ValueError(f"{len(answers)} answers in {columns} columns show nothing; pass one of each or more.")
