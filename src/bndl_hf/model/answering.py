@@ -7,9 +7,9 @@ prediction and evidence, few images in memory at a time whatever the number of r
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from .predictive import BNDLPrediction
 from .untrusted_images import ImageLimits, read_untrusted_image
 from .verdicts import SURE, VERDICTS, VerdictRule, reason_of
 
+Result = TypeVar("Result")
+
 METHODS = ("exact", "monte_carlo")
 # What an answer says of the logit it explains, under the names of Evidence.
 EVIDENCE = ("factors", "contributions", "contribution_std", "share", "rest", "bias", "total", "target")
@@ -29,15 +31,16 @@ _UNCERTAINTY = ("total", "aleatoric", "epistemic", "flip_probability", "fisher_s
 class ImageAnswers:
     """Answers to images that anybody may send.
 
-    Any number of threads may call it; `workers` of them decode and compute at a time, the others wait with nothing but
-    their bytes.
+    Any number of threads may call it. Images are decoded and computed in `workers` threads of its own; the callers wait
+    with nothing but their bytes. Each thread that computes keeps megabytes of its own: with 200 of them an
+    efficientnet-lite0 took 2.2 GB, with two .54 GB.
 
     Args:
         model: a `BNDLForImageClassification`.
         processor: its image processor.
         limits: of one image; None takes those of `ImageLimits`.
         max_images: of one request.
-        workers: images in work at a time.
+        workers: threads, and so images in work at a time.
 
     Example:
         >>> answers = ImageAnswers(model, processor)
@@ -52,7 +55,7 @@ class ImageAnswers:
         self.model, self.processor = model.eval(), processor
         self.limits, self.max_images = limits or ImageLimits(), max_images
         self.names = factor_names(model)  # once: labels of a thousand factors take a while
-        self._at_work = threading.BoundedSemaphore(workers)
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="bndl-answers")
 
     def __call__(
         self, images: Sequence[Any], top_k: int = 5, method: str = "exact", risk: float | None = None
@@ -91,11 +94,17 @@ class ImageAnswers:
         Raises:
             ValueError, TypeError: as a call.
         """
-        with self._at_work:
-            picture = read_untrusted_image(image, self.limits)
-            inputs = self.processor(images=picture, return_tensors="pt").to(self.model.device)
-            (answer,) = answer_images(self.model, inputs, top_k=top_k, method=method, risk=risk, names=self.names)
-            return picture, answer
+        return self.at_work(self._read_and_answer, image, top_k, method, risk)
+
+    def at_work(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function(*arguments)` returns or raises, computed in one of the workers."""
+        return self._workers.submit(function, *arguments).result()
+
+    def _read_and_answer(self, image: Any, top_k: int, method: str, risk: float | None) -> tuple[Any, dict[str, Any]]:
+        picture = read_untrusted_image(image, self.limits)
+        inputs = self.processor(images=picture, return_tensors="pt").to(self.model.device)
+        (answer,) = answer_images(self.model, inputs, top_k=top_k, method=method, risk=risk, names=self.names)
+        return picture, answer
 
     def check(self, top_k: int, method: str, risk: float | None) -> None:
         """Raise ValueError for parameters that do not fit, before any image is looked at."""

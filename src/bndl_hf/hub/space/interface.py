@@ -75,7 +75,7 @@ class SpaceAnswers:
             picture, answer = self.answers.read_and_answer(_content(path), risk=self._risk(risk))
         except ValueError as error:
             return _in_words("none", "Not answered", str(error)), None, None, None
-        where, place = self._map(picture)
+        where, place = self.answers.at_work(self._map, picture)
         words = _in_words(
             answer["verdict"] or "none",
             f"{answer['label']}, {as_percentage(answer['probability'])}",
