@@ -177,6 +177,7 @@ def make_card(name: str, subject: Subject, folder: Path) -> None:
         "facts": {one: value for one, value in subject.facts.items() if one not in ("split", "license")},
         "stated": {one: subject.facts[one] for one in ("split", "license") if one in subject.facts},
         "training": subject.training,
+        "is_whole_benchmark": subject.is_whole_benchmark,
         "sources": sources,
         "figures": [Path(figure.file).stem for figure in figures],
         "drawn_from": fingerprint(results, examples),
@@ -225,7 +226,8 @@ def rendered(folder: Path) -> dict[str, str]:
         **card["stated"],
     )
     split = card["stated"].get("split") or split_of(results)
-    return {"README.md": str(page), **eval_result_files(results, facts.dataset_ids, split=split)}
+    ids = facts.dataset_ids if card["is_whole_benchmark"] else []  # a part of a split is no entry of a leaderboard
+    return {"README.md": str(page), **eval_result_files(results, ids, split=split)}
 
 
 def thumbnail(picture: Image.Image, size: int) -> Image.Image:
