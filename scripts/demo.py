@@ -110,10 +110,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results: dict[str, Any] = {
         **summarize(prediction.probs, labels, prediction.p_value, model.config.certainty_threshold),
         "verdicts": {
-            "risk": decisions.rule.risk,
             "fitted": list(decisions.notes),
-            **realised_verdicts(prediction, labels),
-            "ood": {"shuffled pixels": realised_verdicts(on_strange)},
+            **realised_verdicts(prediction, labels, {"shuffled pixels": on_strange}),
         },
         "sparsity": model.decision_layer.sparsity(),
         "num_active_factors": int((loadings > 1e-5).any(dim=1).sum()),
@@ -329,7 +327,7 @@ def summary(results: dict[str, Any]) -> str:
     """Everything that was measured, on one screen."""
     n, K, cost = results["num_images"], results["num_factors"], results["cost"]
     verdicts = results["verdicts"]
-    errors, strange = verdicts["errors_among_sure"], verdicts["ood"]["shuffled pixels"]["share_unfamiliar"]
+    errors, strange = verdicts["errors_among_sure"], verdicts["unfamiliar"]["shuffled pixels"]
     wrong = "" if errors is None else f", {errors:.1%} of these answers wrong"
 
     def line(label: str, value: Any, meaning: str) -> str:
@@ -350,7 +348,7 @@ def summary(results: dict[str, Any]) -> str:
             line(
                 "Torn",
                 f"{verdicts['share_torn']:.1%}",
-                f"between {verdicts['mean_set_size_torn'] or 0:.1f} classes on average",
+                f"between {verdicts['mean_set_size'] or 0:.1f} classes on average",
             ),
             line(
                 "Unfamiliar", f"{verdicts['share_unfamiliar']:.1%}", f"{strange:.1%} of the same with shuffled pixels"

@@ -269,8 +269,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             other: load_unlabelled_images(source, processor, data_arguments)[0]
             for other, source in parse_named(run_arguments.ood_datasets).items()
         }
-        reported = None if part != "test" else dataset.with_pixel_values(part, processor)
-        found = {"risk": run_arguments.decision_risk, **judge_verdicts(trainer, reported, ood)}
+        found = {}
+        if part == "test":
+            found = judge_verdicts(trainer, dataset.with_pixel_values(part, processor), ood)
         verdicts = {"verdicts": {**found, "fitted": list(decisions.notes)}}
     results = {
         **metrics,
@@ -368,8 +369,8 @@ def verdict_lines(verdicts: dict[str, Any]) -> list[str]:
             f"Of {verdicts['num_images']:,} test images: {verdicts['share_sure']:.1%} sure{wrong}; "
             f"{verdicts['share_torn']:.1%} torn; {verdicts['share_unfamiliar']:.1%} unfamiliar."
         )
-    for name, found in verdicts.get("ood", {}).items():
-        lines.append(f"Of {found['num_images']:,} images of {name}: {found['share_unfamiliar']:.1%} unfamiliar.")
+    for name, share in verdicts.get("unfamiliar", {}).items():
+        lines.append(f"Of {verdicts['num_outsiders'][name]:,} images of {name}: {share:.1%} unfamiliar.")
     return lines
 
 

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from bndl_hf.evaluation import judge_answers, judge_verdicts
+from bndl_hf.evaluation import judge_answers
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.verdicts import VerdictRule
+from bndl_hf.uncertainty import realised_verdicts
 
 RULE = VerdictRule(0.02, 0.05, 0.9, 0.95, 0.99, 3.0, 500)
 
@@ -26,7 +27,7 @@ JUDGED = prediction([[0.95, 0.05], [0.08, 0.92], [0.6, 0.4], [0.8, 0.2]], [0, 0,
 
 def test_shares_and_errors_are_counted():
     labels = torch.tensor([0, 0, 1, 0])  # the second sure answer is wrong; the torn one's set holds both classes
-    found = judge_verdicts(JUDGED, labels, {"noise": prediction([[0.5, 0.5]], [2], [9.0])})
+    found = realised_verdicts(JUDGED, labels, {"noise": prediction([[0.5, 0.5]], [2], [9.0])})
     assert (found["share_sure"], found["share_torn"], found["share_unfamiliar"]) == (0.5, 0.25, 0.25)
     assert (found["num_sure"], found["errors_among_sure"]) == (2, 0.5)
     assert (found["set_coverage"], found["mean_set_size"]) == (1.0, 2.0)
@@ -45,4 +46,7 @@ def test_any_label_that_is_right_counts_and_images_without_one_do_not():
 
 
 def test_without_verdicts_nothing_is_said_of_them():
-    assert judge_verdicts(dataclasses.replace(JUDGED, rule=None, verdict=None), torch.tensor([0, 0, 1, 0])) is None
+    bare = dataclasses.replace(JUDGED, rule=None, verdict=None)
+    assert judge_answers(bare, torch.tensor([0, 0, 1, 0]))["verdicts"] is None
+    with pytest.raises(ValueError, match=r"The prediction has no verdicts; call model\.set_decisions"):
+        realised_verdicts(bare)

@@ -42,7 +42,7 @@ def test_the_demo_leaves_a_model_that_predicts_what_it_printed_and_the_readme_op
     assert answers
     assert all(answer in demo.log for answer in answers)
     assert "unfamiliar_1.png" in demo.log
-    assert results["verdicts"]["ood"]["shuffled pixels"]["share_unfamiliar"] > 0.9
+    assert results["verdicts"]["unfamiliar"]["shuffled pixels"] > 0.9
     assert "which digit is it" in (tmp_path / "page.html").read_text().lower()
 
 

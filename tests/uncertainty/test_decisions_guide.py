@@ -27,13 +27,15 @@ def test_the_guide_prints_what_it_shows(capsys):
     assert names["sets"].gather(1, names["labels"][names["test"], None]).float().mean() > 0.95
 
 
-def test_the_readme_stores_all_three():
+def test_the_readme_stores_verdicts(capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    code = re.search(r"## From probabilities to decisions.*?```python\n(.*?)```", readme, flags=re.S)[1]
+    code = re.search(r"## From probabilities to verdicts.*?```python\n(.*?)```", readme, flags=re.S)[1]
     layer = BNDLDecisionLayer(BNDLConfig(feature_dim=4, num_labels=3)).eval()
     features = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
     held_out = FeatureDataset(features, layer.predict(features).predicted_labels)  # the model is right everywhere
     exec(code, {"model": layer, "held_out": held_out})
     assert layer.config.temperature < 1
-    assert layer.config.conformal["coverage"] == 0.95
-    assert layer.config.abstain_below == 0.0
+    assert layer.config.verdict["risk"] == 0.02
+    assert layer.config.verdict["threshold"] == 0.0
+    assert layer.familiarity is not None
+    assert "Sure: 100.0% of these images" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from bndl_hf.evaluation.judging import Evaluation, evaluate_classifier
 from bndl_hf.evaluation.predictions import ImagePredictions, PredictionSettings, predict_dataset
-from bndl_hf.evaluation.verdict_results import judge_answers, judge_verdicts
+from bndl_hf.evaluation.verdict_results import judge_answers
 
 __all__ = [
     "Evaluation",
@@ -10,6 +10,5 @@ __all__ = [
     "PredictionSettings",
     "evaluate_classifier",
     "judge_answers",
-    "judge_verdicts",
     "predict_dataset",
 ]

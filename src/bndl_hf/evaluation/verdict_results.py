@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bndl_hf.model.predictive import BNDLPrediction
-from bndl_hf.model.verdicts import SURE, TORN, UNFAMILIAR
-from bndl_hf.uncertainty import accuracy_by_uncertainty_decile, ood_auroc, risk_coverage_curve, summarize
+from bndl_hf.model.verdicts import SURE
+from bndl_hf.uncertainty import accuracy_by_uncertainty_decile, realised_verdicts, risk_coverage_curve, summarize
 from bndl_hf.uncertainty.calibration import calibration_bins
 
 _CURVE_POINTS = 100
@@ -41,7 +41,7 @@ def judge_answers(
     results: dict[str, Any] = {
         "num_images": len(labels),
         **summarize(prediction.probs.cpu(), labels, prediction.p_value.cpu()),
-        "verdicts": judge_verdicts(prediction, labels, outsiders),
+        "verdicts": None if prediction.verdict is None else realised_verdicts(prediction, labels, outsiders),
         "reliability": {
             "edges": _rounded(bins.edges),
             "count": bins.count.tolist(),
@@ -61,47 +61,6 @@ def judge_answers(
         if prediction.verdict is not None and (sure := (prediction.verdict.cpu() == SURE) & known).any():
             results["all_right_labels"]["errors_among_sure"] = (~is_right[sure]).double().mean().item()
     return results
-
-
-def judge_verdicts(
-    prediction: BNDLPrediction, labels: Tensor, outsiders: Mapping[str, BNDLPrediction] | None = None
-) -> dict[str, Any] | None:
-    """How the verdicts kept their promise, as fractions; None where the model gives none.
-
-    Returns:
-        risk, coverage and familiar as promised; share_sure, errors_among_sure, share_torn, set_coverage (of the torn
-        images), mean_set_size, share_unfamiliar; unfamiliar, the share called so of each set of outsiders, and
-        familiarity_auroc, how well the statistic tells them apart.
-    """
-    rule, verdict = prediction.rule, prediction.verdict
-    if rule is None or verdict is None:
-        return None
-    verdict, wrong = verdict.cpu(), (prediction.predicted_labels.cpu() != labels.cpu())
-    found: dict[str, Any] = {
-        "risk": rule.risk,
-        "delta": rule.delta,
-        "coverage": rule.coverage,
-        "familiar": rule.familiar,
-    }
-    found |= {"num_held_out": rule.num_held_out, "threshold": rule.threshold}
-    for name, code in (("sure", SURE), ("torn", TORN), ("unfamiliar", UNFAMILIAR)):
-        found[f"share_{name}"] = (verdict == code).double().mean().item()
-    sure, torn = verdict == SURE, verdict == TORN
-    found["num_sure"] = int(sure.sum())
-    found["errors_among_sure"] = wrong[sure].double().mean().item() if sure.any() else None
-    if prediction.prediction_sets is not None and torn.any():
-        sets = prediction.prediction_sets.cpu()[torn]
-        found["set_coverage"] = sets.gather(1, labels.cpu()[torn][:, None]).double().mean().item()
-        found["mean_set_size"] = sets.sum(dim=1).double().mean().item()
-    if outsiders and prediction.fisher_statistic is not None:
-        found["unfamiliar"], found["familiarity_auroc"], found["num_outsiders"] = {}, {}, {}
-        for name, one in outsiders.items():
-            assert one.verdict is not None
-            assert one.fisher_statistic is not None
-            found["unfamiliar"][name] = (one.verdict == UNFAMILIAR).double().mean().item()
-            found["familiarity_auroc"][name] = ood_auroc(prediction.fisher_statistic.cpu(), one.fisher_statistic.cpu())
-            found["num_outsiders"][name] = len(one.verdict)
-    return found
 
 
 def _curve(risk: Tensor) -> dict[str, list[float | None]]:

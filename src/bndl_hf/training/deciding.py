@@ -14,11 +14,11 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.training.features import cached_features
 from bndl_hf.training.trainer import BNDLTrainer
 from bndl_hf.uncertainty.collecting import collect_predictions
 from bndl_hf.uncertainty.deciding import FittedDecisions, fit_decisions
-from bndl_hf.uncertainty.ood import ood_auroc
 from bndl_hf.uncertainty.realised import realised_verdicts
 
 # Training images that say what is familiar: class means and a covariance need no more.
@@ -55,37 +55,25 @@ def decide(trainer: BNDLTrainer, held_out: Any, training: Any = None, **options:
     return decisions
 
 
-def judge_verdicts(
-    trainer: BNDLTrainer, dataset: Any = None, ood_datasets: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def judge_verdicts(trainer: BNDLTrainer, dataset: Any, ood_datasets: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the model's verdicts come to.
 
     Args:
         trainer: whose model has decisions.
-        dataset: images with labels that nothing was fitted on; None reports the others alone.
+        dataset: images with labels that nothing was fitted on.
         ood_datasets: name -> images that belong to no class; their labels are not looked at.
 
     Returns:
-        The entries of `realised_verdicts`, and under `ood` for every set those of images without labels, with the AUROC
-        of Fisher's statistic against `dataset` where both have it.
+        `bndl_hf.uncertainty.realised_verdicts` of them, the same in every process.
     """
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
 
-    def predict(images: Any) -> Any:
+    def predict(images: Any) -> tuple[BNDLPrediction, Tensor]:
         return collect_predictions(model, _loader(trainer, images), progress=not trainer.args.disable_tqdm)
 
-    found: dict[str, Any] = {}
-    usual: Tensor | None = None
-    if dataset is not None:
-        prediction, labels = predict(dataset)
-        found, usual = dict(realised_verdicts(prediction, labels)), prediction.fisher_statistic
-    for name, images in (ood_datasets or {}).items():
-        prediction, _ = predict(images)
-        entry: dict[str, Any] = dict(realised_verdicts(prediction))
-        if usual is not None and prediction.fisher_statistic is not None:
-            entry["auroc"] = ood_auroc(usual, prediction.fisher_statistic)
-        found.setdefault("ood", {})[name] = entry
-    return found
+    prediction, labels = predict(dataset)
+    outsiders = {name: predict(images)[0] for name, images in (ood_datasets or {}).items()}
+    return realised_verdicts(prediction, labels, outsiders)
 
 
 def _images(trainer: BNDLTrainer, dataset: Any, name: str) -> Any:

@@ -2,52 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.verdicts import SURE, TORN, UNFAMILIAR
 
+from .ood import ood_auroc
 from .validation import check_labels
 
 
-def realised_verdicts(prediction: BNDLPrediction, labels: Tensor | None = None) -> dict[str, float | int | None]:
-    """How many images are sure, torn and unfamiliar, and with labels how often that was right.
+def realised_verdicts(
+    prediction: BNDLPrediction,
+    labels: Tensor | None = None,
+    outsiders: Mapping[str, BNDLPrediction] | None = None,
+) -> dict[str, Any]:
+    """How the verdicts kept their promise, plain numbers.
 
     Args:
         prediction: with verdicts (`model.set_decisions`).
-        labels: [B] true classes; None for images that belong to no class.
+        labels: [B] true classes; None leaves out what needs them.
+        outsiders: of images that belong to none of the classes, by name.
 
     Returns:
-        `num_images`; `share_sure`, `share_torn`, `share_unfamiliar`, fractions; with labels `errors_among_sure`, the
-        realised risk, `accuracy_torn`, and where there are prediction sets `set_coverage_torn`, `mean_set_size_torn`. A
-        figure of no image is None.
+        As promised: `risk`, `delta`, `coverage`, `familiar`, `num_held_out`, `threshold`. `num_images`; `share_sure`,
+        `share_torn`, `share_unfamiliar`, fractions; `num_sure`. With labels `errors_among_sure`, the realised risk, and
+        of the torn images `accuracy_torn`, `set_coverage` and `mean_set_size`. With outsiders, by name: `unfamiliar`,
+        the share called so, `familiarity_auroc` of Fisher's statistic, `num_outsiders`. A figure of no image is None.
 
     Raises:
-        ValueError: the prediction has no verdicts, or labels do not fit.
+        ValueError: a prediction has no verdicts, or labels do not fit.
 
     Example:
         >>> model.set_decisions(fit_decisions(model, held_out, progress=False))
         >>> realised_verdicts(model.predict(pixel_values))["share_sure"]
         0.0
     """
+    rule, verdict = prediction.rule, _verdict(prediction)
+    assert rule is not None
+    found: dict[str, Any] = {
+        **{"risk": rule.risk, "delta": rule.delta, "coverage": rule.coverage, "familiar": rule.familiar},
+        **{"num_held_out": rule.num_held_out, "threshold": rule.threshold, "num_images": len(verdict)},
+    }
+    sure, torn = verdict == SURE, verdict == TORN
+    for name, chosen in {"sure": sure, "torn": torn, "unfamiliar": verdict == UNFAMILIAR}.items():
+        found[f"share_{name}"] = chosen.double().mean().item()
+    found["num_sure"] = int(sure.sum())
+    if labels is not None:
+        truth = check_labels(labels, *prediction.probs.shape).cpu()
+        wrong = prediction.predicted_labels.cpu() != truth
+        found["errors_among_sure"] = _mean(wrong[sure])
+        found["accuracy_torn"] = _mean(~wrong[torn])
+        if prediction.prediction_sets is not None:
+            sets = prediction.prediction_sets.cpu()[torn]
+            found["set_coverage"] = _mean(sets.gather(1, truth[torn][:, None]))
+            found["mean_set_size"] = _mean(sets.sum(dim=1))
+    for name, other in (outsiders or {}).items():
+        found.setdefault("unfamiliar", {})[name] = _mean(_verdict(other) == UNFAMILIAR)
+        found.setdefault("num_outsiders", {})[name] = len(other.probs)
+        if prediction.fisher_statistic is not None and other.fisher_statistic is not None:
+            auroc = ood_auroc(prediction.fisher_statistic.cpu(), other.fisher_statistic.cpu())
+            found.setdefault("familiarity_auroc", {})[name] = auroc
+    return found
+
+
+def _verdict(prediction: BNDLPrediction) -> Tensor:
     if prediction.verdict is None:
         raise ValueError("The prediction has no verdicts; call model.set_decisions(fit_decisions(...)) first.")
-    verdict = prediction.verdict.cpu()
-    names = {"share_sure": SURE, "share_torn": TORN, "share_unfamiliar": UNFAMILIAR}
-    found: dict[str, float | int | None] = {"num_images": len(verdict)}
-    found |= {name: (verdict == code).double().mean().item() for name, code in names.items()}
-    if labels is None:
-        return found
-    truth = check_labels(labels, *prediction.probs.shape)
-    correct = prediction.predicted_labels.cpu() == truth.cpu()
-    accuracy_sure = _mean(correct[verdict == SURE])
-    found["errors_among_sure"] = None if accuracy_sure is None else 1 - accuracy_sure
-    found["accuracy_torn"] = _mean(correct[verdict == TORN])
-    if prediction.prediction_sets is not None:
-        sets = prediction.prediction_sets.cpu()[verdict == TORN]
-        found["set_coverage_torn"] = _mean(sets.gather(1, truth.cpu()[verdict == TORN][:, None]))
-        found["mean_set_size_torn"] = _mean(sets.sum(dim=-1))
-    return found
+    return prediction.verdict.cpu()
 
 
 def _mean(values: Tensor) -> float | None:
