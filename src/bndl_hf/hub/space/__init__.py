@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from bndl_hf import __version__
 from bndl_hf.hub.card import PLACEHOLDER_ID
 from bndl_hf.model.untrusted_images import read_untrusted_image
 
@@ -80,7 +80,7 @@ def space_files(
     text = (
         f"---\n{card.to_yaml()}\n---\n\nAnswers of `{model_id}`, each with its verdict, its parts and where they lie.\n"
     )
-    installed = requirement or f"bndl-hf[plots]>={__version__}"
+    installed = requirement or f"bndl-hf[plots]>={version('bndl-hf')}"
     return {
         "README.md": text.encode(),
         "app.py": app.encode(),
