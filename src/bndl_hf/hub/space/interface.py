@@ -177,7 +177,7 @@ def build_interface(model_id: str | os.PathLike[str], examples: Sequence[str | o
                     image = gr.Image(
                         label="Image", type="filepath", image_mode=None, height=320, sources=["upload", "clipboard"]
                     )
-                    image.preprocess = _path_of  # see the top of this file
+                    image.preprocess = _path_of  # type: ignore[method-assign]  # see the top of this file
                     risk = _risk_slider(space.rule)
                     if examples:
                         gr.Examples([[os.fspath(path)] for path in examples], [image], cache_examples=False)
