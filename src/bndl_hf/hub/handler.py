@@ -25,10 +25,12 @@ class EndpointHandler:
         path: folder of the checkpoint, where this file lies.
 
     Example:
-        >>> handler = EndpointHandler("outputs/mine")
-        >>> handler({"inputs": open("parrot.png", "rb").read(), "parameters": {"top_k": 3, "risk": 0.05}})
-        {'label': 'cat', 'probability': 0.98, 'verdict': 'sure', 'reason': 'at most 5 % of answers this sure are wrong',
-         ...}
+        >>> model.save_pretrained("checkpoint"), processor.save_pretrained("checkpoint")
+        (...)
+        >>> handler = EndpointHandler("checkpoint")
+        >>> answer = handler({"inputs": open("parrot.png", "rb").read(), "parameters": {"top_k": 3}})
+        >>> answer["label"] == answer["scores"][0]["label"]
+        True
     """
 
     def __init__(self, path: str | os.PathLike[str] = "") -> None:

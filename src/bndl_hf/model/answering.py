@@ -45,8 +45,7 @@ class ImageAnswers:
     Example:
         >>> answers = ImageAnswers(model, processor)
         >>> answer = answers([open("parrot.png", "rb").read()])[0]
-        >>> answer["label"], answer["verdict"], answer["reason"]
-        ('cat', 'torn', 'cat (61 %) or dog (33 %); 95 % of such sets hold the right class')
+        >>> label, verdict, reason = answer["label"], answer["verdict"], answer["reason"]
     """
 
     def __init__(

@@ -220,6 +220,7 @@ def build_interface(model_id: str | os.PathLike[str], examples: Sequence[str | o
                 interactive=False,
                 label="Most doubtful first",
                 wrap=True,
+                column_widths=["18%", "16%", "14%", "14%", "38%"],
             )
             download = gr.DownloadButton("Download as CSV")
             ask.click(space.many, [files, risk], [table, download], api_name="answer_many")
