@@ -24,8 +24,6 @@ from bndl_hf.uncertainty import FittedDecisions
 from model.tiny import IMAGE_SIZE, NUM_LABELS, tiny_model
 from script_modules import SCRIPTS, load_script
 
-from .processes import run_python
-
 hostile = load_script("benchmarks/hostile_images")
 LABELS = {i: name for i, name in enumerate(("cat", "dog", "owl", "fox", "bee"))}
 CURVE = ((0.0, 0.4, 1.0), (0.25, 0.1, 0.7), (0.9, 0.02, 0.3))
@@ -79,7 +77,9 @@ def numbers(answer):
     return [x for x in flat(answer) if isinstance(x, float)]
 
 
-def test_an_endpoint_without_this_package_answers_refuses_and_keeps_its_memory(tmp_path, folder, model, processor):
+def test_an_endpoint_without_this_package_answers_refuses_and_keeps_its_memory(
+    tmp_path, folder, model, processor, run_python
+):
     requests = {name: {"inputs": text_of(sent.data)} for name, sent in {**ODD, **HOSTILE}.items()}
     requests |= {
         "a path": {"inputs": "/etc/passwd"},
@@ -91,7 +91,7 @@ def test_an_endpoint_without_this_package_answers_refuses_and_keeps_its_memory(t
     (tmp_path / "requests.json").write_text(json.dumps(requests))
     script = SCRIPTS / "benchmarks" / "handler_process.py"
     done = run_python(
-        [script, folder, tmp_path / "requests.json", 2, 32], tmp_path, installed=False, HF_HUB_OFFLINE="1"
+        [script, folder, tmp_path / "requests.json", "2", "32"], tmp_path, installed=False, HF_HUB_OFFLINE="1"
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)

@@ -64,6 +64,8 @@ def test_a_push_is_one_commit_with_everything_and_a_pull_gives_it_back(hub, api,
     assert commit.oid == api.model_info(REPO).sha
     files = hub.files(REPO)
     assert set(files) - {".gitattributes"} == HUB_SET | {
+        "handler.py",
+        "requirements.txt",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
