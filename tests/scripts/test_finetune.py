@@ -55,13 +55,13 @@ def test_verdicts_are_fitted_on_images_that_are_not_trained_on_and_reported(
     deciding = ["--decision_fraction", "0.3", "--decision_risk", "0.3", "--ood_datasets", "more=digits"]
     results = from_scratch(tmp_path, "--max_steps", "20", *deciding, "--max_eval_samples", "60")
     said = capsys.readouterr().out
-    assert "1007 images" in said or "1,007" in said or "431 decision images" in said
+    assert "431 decision images" in said
     verdicts = results["verdicts"]
     assert verdicts["risk"] == 0.3
     assert verdicts["num_images"] == 60
     assert verdicts["share_sure"] + verdicts["share_torn"] + verdicts["share_unfamiliar"] == pytest.approx(1)
     assert verdicts["num_outsiders"] == {"more": 60}
-    assert verdicts["familiarity_auroc"]["more"] == pytest.approx(0.5)  # the same images again
+    assert verdicts["familiarity_auroc"]["more"] == pytest.approx(0.5, abs=0.15)  # other images of the same kind
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert model.config.verdict["num_held_out"] == 431
     assert "Of 60 test images: " in said
