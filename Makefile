@@ -32,7 +32,7 @@ demo: $(STAMP)  ## train a small ResNet with BNDL on handwritten digits (about a
 	$(BIN)/python scripts/demo.py --output_dir outputs/demo
 
 test: $(STAMP)  ## run the test suite (offline, under five minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

@@ -23,6 +23,18 @@ logging.disable_progress_bar()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Files of few and slow tests. A process is given whole files in the order of collection; one of these at the end would
+# leave the other process with nothing to do.
+SLOW_FILES = (
+    *("test_notebooks.py", "hub/test_space.py", "export/test_web_page.py", "export/test_export_onnx.py"),
+    *("scripts/test_demo.py", "benchmarks/test_frontier.py", "benchmarks/test_views.py", "hub/test_contents.py"),
+    *("training/test_tuned_training.py", "training/test_tuning.py", "scripts/test_finetune.py", "hub/test_publish.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.partition("::")[0].endswith(SLOW_FILES))
+
 
 @pytest.fixture(params=BACKBONES)
 def model(request):
