@@ -36,7 +36,14 @@ from bndl_hf.data.unlabelled import load_unlabelled_images, parse_named
 from bndl_hf.evaluation.judging import Evaluation, evaluate_classifier
 from bndl_hf.evaluation.predictions import PredictionSettings
 from bndl_hf.model.predictive import paired_p_value
-from bndl_hf.uncertainty import MEASURES, OOD_MEASURES, pavpu_from_p_value, risk_coverage_curve, sampled_pavpu
+from bndl_hf.uncertainty import (
+    MEASURES,
+    OOD_MEASURES,
+    describe_verdicts,
+    pavpu_from_p_value,
+    risk_coverage_curve,
+    sampled_pavpu,
+)
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
@@ -203,6 +210,8 @@ def table(results: dict[str, Any]) -> str:
         certain = (row["accurate_certain"] + row["inaccurate_certain"]) / results["num_images"]
         how = "exact moments" if row["test"] == "exact" else "that many draws"
         lines.append(f"  S = {row['num_samples']:<5}{_written(row['pavpu'])}{_written(certain)}  {how}")
+    if "verdicts" in results:
+        lines += ["", "Verdicts:", *(f"  {line}" for line in describe_verdicts(results["verdicts"]))]
     if "ood" in results:
         scores = list(next(iter(results["ood"].values()))["scores"])
         lines += ["", "Out-of-distribution images, by score (higher: more likely out of distribution):"]

@@ -68,7 +68,7 @@ from bndl_hf.training.recalibrating import recalibrate
 from bndl_hf.training.starting import ModelArguments, build_model
 from bndl_hf.training.tuning_report import TuningReport, tuning_entry
 from bndl_hf.training.whole_training import suit_whole_training
-from bndl_hf.uncertainty import images_needed
+from bndl_hf.uncertainty import describe_verdicts, images_needed
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command, run
 from bndl_hf.utils.privacy import public_text
 from bndl_hf.utils.results import describe_environment, write_json
@@ -355,23 +355,8 @@ def print_summary(results: dict[str, Any], output_dir: str) -> None:
     for name, value in measured.items():
         print(f"  {name:<{max(map(len, measured))}}  {value:.4f}")
     if verdicts := results.get("verdicts"):
-        print("\nVerdicts:\n" + "\n".join(f"  {line}" for line in verdict_lines(verdicts)))
+        print("\nVerdicts:\n" + "\n".join(f"  {line}" for line in [*verdicts["fitted"], *describe_verdicts(verdicts)]))
     print(f"Model, processor, results.json and README.md are in {output_dir}")
-
-
-def verdict_lines(verdicts: dict[str, Any]) -> list[str]:
-    """What was promised, and what came of it on images that nothing was fitted on."""
-    lines = list(verdicts["fitted"])
-    if "share_sure" in verdicts:
-        errors = verdicts["errors_among_sure"]
-        wrong = "" if errors is None else f", {errors:.1%} of these answers wrong"
-        lines.append(
-            f"Of {verdicts['num_images']:,} test images: {verdicts['share_sure']:.1%} sure{wrong}; "
-            f"{verdicts['share_torn']:.1%} torn; {verdicts['share_unfamiliar']:.1%} unfamiliar."
-        )
-    for name, share in verdicts.get("unfamiliar", {}).items():
-        lines.append(f"Of {verdicts['num_outsiders'][name]:,} images of {name}: {share:.1%} unfamiliar.")
-    return lines
 
 
 if __name__ == "__main__":

@@ -29,11 +29,13 @@ from bndl_hf.uncertainty import (
     coverage_at_risk,
     error_detection_auroc,
     expected_calibration_error,
+    fit_decisions,
     negative_log_likelihood,
     ood_auroc,
     ood_scores,
     pavpu,
     pavpu_from_p_value,
+    realised_verdicts,
 )
 from training import runs
 
@@ -92,6 +94,22 @@ def test_numbers_of_a_stream_are_those_of_all_images_at_once(tmp_path: Path) -> 
     for name, score in ood_scores(whole).items():
         auroc = ood_auroc(score, ood_scores(other)[name])
         assert results["ood"]["other"]["scores"][name]["auroc"] == pytest.approx(auroc, abs=1e-6), name
+
+
+def test_stored_verdicts_are_counted_as_a_prediction_of_all_images_gives_them(tmp_path: Path) -> None:
+    model, images, ood = runs.classifier(), runs.images(22, wrong=5), runs.images(9, seed=1)
+    sure, other = (collate([rows[i] for i in range(len(rows))]) for rows in (images, ood))
+    model.set_decisions(fit_decisions(model, [sure], familiar=None, coverage=None, recalibrate=False, progress=False))
+    middle = model.predict(sure["pixel_values"]).probs.amax(-1).median().item()
+    for config in (model.config, model.decision_layer.config):
+        config.verdict = {**config.verdict, "threshold": middle}
+    settings = {"cache_dir": tmp_path, "collate": collate, "settings": SETTINGS}
+    found = evaluate_classifier(model, images, ood_datasets={"other": ood}, **settings).results["verdicts"]
+    answers = {"other": model.predict(other["pixel_values"])}
+    expected = realised_verdicts(model.predict(sure["pixel_values"]), sure["labels"], answers)
+    assert found == {name: expected[name] for name in found}
+    assert 0.4 < found["share_sure"] < 0.6
+    assert (found["unfamiliar"], found["num_outsiders"]) == ({"other": 0.0}, {"other": 9})
 
 
 def test_exact_p_values_of_any_number_of_draws_come_from_one_ratio(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_verdicts_are_fitted_on_images_that_are_not_trained_on_and_reported(
     assert verdicts["familiarity_auroc"]["more"] == pytest.approx(0.5, abs=0.15)  # other images of the same kind
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert model.config.verdict["num_held_out"] == 431
-    assert "Of 60 test images: " in said
+    assert "Of 60 images " in said
+    assert "Of 60 images of more " in said
     with pytest.raises(ValueError, match=r"--decision_risk 2.0 is no share of errors in \(0, 1\)"):
         from_scratch(tmp_path / "bad", "--decision_risk", "2")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from bndl_hf.evaluation.predictions import ImagePredictions, PredictionSettings, predict_dataset
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.predictive import paired_p_value
+from bndl_hf.model.verdicts import UNFAMILIAR, VerdictRule
 from bndl_hf.uncertainty import (
     MEASURES,
     OOD_MEASURES,
@@ -25,6 +26,7 @@ from bndl_hf.uncertainty import (
     PAvPUCounts,
     accuracy_by_uncertainty_decile,
     area_under_risk_coverage,
+    count_verdicts,
     coverage_at_risk,
     error_detection_auroc,
     excess_area_under_risk_coverage,
@@ -92,6 +94,8 @@ def evaluate_classifier(
     results = judge(predictions, config.num_samples, config.certainty_threshold, model.decision_layer.sparsity())
     if ood:
         results["ood"] = {name: judge_ood(predictions, other) for name, other in ood.items()}
+    if config.verdict is not None:
+        results["verdicts"] = judge_stored_verdicts(VerdictRule.from_dict(config.verdict), predictions, ood)
     results["settings"] = {
         "batch_size": settings.batch_size,
         "num_bins": settings.num_bins,
@@ -101,6 +105,27 @@ def evaluate_classifier(
         "dtype": str(model.backbone.dtype).removeprefix("torch."),
     }
     return Evaluation(results, predictions, ood)
+
+
+def judge_stored_verdicts(
+    rule: VerdictRule, predictions: ImagePredictions, ood: Mapping[str, ImagePredictions]
+) -> dict[str, Any]:
+    """What the verdicts of a model came to: the entries of `realised_verdicts`, but for its prediction sets.
+
+    Args:
+        rule: of the model's configuration.
+        predictions: with labels.
+        ood: of images of none of the classes, by name.
+    """
+
+    def verdicts(of: ImagePredictions) -> Tensor:
+        return rule.verdicts(of.confidence[:, None], rule.is_familiar(of.scores.get("fisher_statistic")))
+
+    found = count_verdicts(rule, verdicts(predictions), predictions.correct)
+    for name, other in ood.items():
+        found.setdefault("unfamiliar", {})[name] = (verdicts(other) == UNFAMILIAR).double().mean().item()
+        found.setdefault("num_outsiders", {})[name] = len(other)
+    return found
 
 
 def judge(predictions: ImagePredictions, num_samples: int, threshold: float, sparsity: float) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from .measures import MEASURES, OOD_MEASURES, Measure, find_measure, sampled_pav
 from .ood import ood_aupr, ood_auroc, ood_fpr95
 from .ood_scores import OOD_SCORES, RECOMMENDED_OOD_SCORES, ood_scores, recommended_ood_score
 from .pavpu import GapTest, PAvPUCounts, gap_test, pavpu, pavpu_from_p_value
-from .realised import realised_verdicts
+from .realised import count_verdicts, describe_verdicts, realised_verdicts
 from .recalibration import FittedTemperature, fit_temperature
 from .scores import StreamingScores
 from .scoring import BrierDecomposition, accuracy, brier_decomposition, brier_score, negative_log_likelihood
@@ -75,8 +75,10 @@ __all__ = [
     "calibration_bins",
     "classwise_calibration_error",
     "collect_predictions",
+    "count_verdicts",
     "coverage_at_risk",
     "coverage_by_set_size",
+    "describe_verdicts",
     "error_detection_auroc",
     "excess_area_under_risk_coverage",
     "expected_calibration_error",
