@@ -29,6 +29,7 @@ ROOMS = ("data", "hub", "interpretability", "metrics", "plots", "training", "unc
 SKIPPED = (
     "bndl_hf.hub.publish:push_to_hub",
     "bndl_hf.hub.pull:pull_from_hub",
+    "bndl_hf.hub.static_space:push_gradio_space",
     "bndl_hf.hub.static_space:push_space",
 )  # they need a Hub: test_readme.py has one
 

@@ -2,9 +2,10 @@
 
 import pytest
 from huggingface_hub import SpaceCard
+from PIL import Image
 
 from bndl_hf.data.pixel_values import make_image_processor
-from bndl_hf.hub import HubError, push_space, push_to_hub
+from bndl_hf.hub import HubError, push_gradio_space, push_space, push_to_hub
 from bndl_hf.hub.static_space import publish_folder
 from hub_server.faults import Fault
 from model.tiny import IMAGE_SIZE, tiny_model
@@ -46,6 +47,15 @@ def test_a_page_takes_the_place_of_an_earlier_one(hub, api, tmp_path):
     assert [commit.title for commit in api.list_repo_commits(SPACE, repo_type="space")][:2] == ["Second", "First"]
     assert set(hub.files(SPACE)) == {".gitattributes", "index.html"}
     assert hub.files(SPACE)["index.html"] == b"second"
+
+
+def test_a_gradio_space_is_pushed_with_its_app_and_examples(hub, api, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    push_gradio_space("alice/app", "alice/resnet-bndl", examples=[tmp_path / "red.png"])
+    files = hub.files("alice/app")
+    assert set(files) - {".gitattributes"} == {"README.md", "app.py", "requirements.txt", "examples/red.png"}
+    assert SpaceCard(files["README.md"].decode()).data.sdk == "gradio"
+    assert b'"alice/resnet-bndl"' in files["app.py"]
 
 
 def test_a_failed_push_leaves_no_space_behind(hub, tmp_path):

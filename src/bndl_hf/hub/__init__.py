@@ -9,7 +9,7 @@ from bndl_hf.hub.eval_results import eval_result_files
 from bndl_hf.hub.publish import push_to_hub
 from bndl_hf.hub.pull import PulledCheckpoint, pull_from_hub
 from bndl_hf.hub.space import space_files
-from bndl_hf.hub.static_space import push_space
+from bndl_hf.hub.static_space import push_gradio_space, push_space
 from bndl_hf.hub.widget import CardExample, answer_examples
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "eval_result_files",
     "list_contents",
     "pull_from_hub",
+    "push_gradio_space",
     "push_space",
     "push_to_hub",
     "space_files",

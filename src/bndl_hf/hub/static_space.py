@@ -1,12 +1,15 @@
 """A model's page as a static Space: files the Hub only serves, free for everybody, while the browser does the work.
 
-bndl_hf.export.export_page writes the page; here it gets the README a Space needs and becomes one commit, or nothing.
+bndl_hf.export.export_page writes the page; here it gets the README a Space needs and becomes one commit, or nothing. So
+does the Gradio app of space/, for those who want a server.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from bndl_hf.export.page_pictures import Examples
 from bndl_hf.export.web_page import export_page
 from bndl_hf.hub.contents import check_nothing_private, file_names
 from bndl_hf.hub.errors import HubError, hub_error
+from bndl_hf.hub.space import space_files
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 
 _FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError, ValueError)
@@ -76,8 +80,49 @@ def push_space(
         return publish_folder(repo_id, folder, private=private, commit_message=commit_message, token=token)
 
 
+def push_gradio_space(
+    repo_id: str,
+    model_id: str,
+    *,
+    title: str | None = None,
+    examples: Sequence[str | os.PathLike[str]] = (),
+    private: bool | None = None,
+    commit_message: str = "Upload app",
+    token: str | None = None,
+) -> CommitInfo:
+    """Publish a Gradio Space that answers with a published model; the Hub asks for a paid plan to make one.
+
+    Args:
+        repo_id: "namespace/name" of the Space; it is made if it is not there.
+        model_id: repository of the model.
+        title: of the Space; None takes the model's name.
+        examples: image files to try, which are published.
+        private, commit_message, token: as for `push_space`.
+
+    Raises:
+        HubError, ValueError: as `push_space`; or a file is no image (`space_files`).
+
+    Example:
+        >>> push_gradio_space("alice/what-is-it", "alice/vit-bndl", examples=["cat.jpg"])
+    """
+    with tempfile.TemporaryDirectory(prefix="bndl-") as staging:
+        folder = Path(staging)
+        for name, content in space_files(model_id, title=title, examples=examples).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        return publish_folder(
+            repo_id, folder, private=private, commit_message=commit_message, token=token, sdk="gradio"
+        )
+
+
 def publish_folder(
-    repo_id: str, folder: Path, *, private: bool | None = None, commit_message: str, token: str | None = None
+    repo_id: str,
+    folder: Path,
+    *,
+    private: bool | None = None,
+    commit_message: str,
+    token: str | None = None,
+    sdk: str = "static",
 ) -> CommitInfo:
     """The second half of `push_space`: the files of a folder become the Space, in one commit."""
     api = HfApi(token=token)
@@ -89,10 +134,10 @@ def publish_folder(
         try:
             info = api.space_info(repo_id)
         except RepositoryNotFoundError:
-            api.create_repo(repo_id, repo_type="space", space_sdk="static", private=private)
+            api.create_repo(repo_id, repo_type="space", space_sdk=sdk, private=private)
             is_made = True
             info = api.space_info(repo_id)
-        if info.sdk not in (None, "static"):
+        if info.sdk not in (None, sdk):
             raise _OtherSpace(info.sdk)
         names = file_names(folder)
         before = [sibling.rfilename for sibling in info.siblings or []]
@@ -109,15 +154,15 @@ def publish_folder(
         )
     except _OtherSpace as error:
         raise ValueError(
-            f"{repo_id} is a Space with sdk: {error}, whose files this push would replace; choose another name for the "
-            "static page."
+            f"{repo_id} is a Space with sdk: {error}, whose files this push would replace by those of a {sdk} one; "
+            "choose another name."
         ) from None
     except _FAILURES as error:
         raise HubError(f"{hub_error('Pushing to', repo_id, error)} {_undone(api, repo_id, is_made)}") from error
 
 
 class _OtherSpace(Exception):
-    """The Space that is there is no static one; the text is what it is."""
+    """The Space that is there is of another kind; the text is what it is."""
 
 
 def _undone(api: HfApi, repo_id: str, is_made: bool) -> str:
