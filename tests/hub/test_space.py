@@ -156,6 +156,12 @@ def test_a_visitor_sees_answer_verdict_parts_and_map_and_a_table_sorted_by_doubt
         assert expected["label"] in said.inner_text()  # as text, though one label is written as HTML
         assert f"{expected['verdict']}: {expected['reason']}" in said.inner_text()
         page.locator("img[alt^='The image in grey']").wait_for(timeout=20_000)
+        place = page.locator("input[type=range]").first.bounding_box()
+        page.mouse.click(place["x"] + 0.9 * place["width"], place["y"] + 0.5 * place["height"])  # accept more errors
+        risk = float(page.locator("input[type=number]").first.input_value())
+        assert 0.2 < risk < 0.3
+        (moved,) = answers([files["EXIF-rotated JPEG"].read_bytes()], risk=risk)
+        page.get_by_text(f"{moved['verdict']}: {moved['reason']}").first.wait_for(timeout=20_000)
         if folder := os.environ.get("BNDL_SCREENSHOTS"):
             page.wait_for_timeout(1000)
             page.screenshot(path=f"{folder}/one.png", full_page=True)
