@@ -73,10 +73,17 @@ def one_split(layer: PosteriorHead, rows: tuple[Tensor, Tensor], arguments: RunA
     sure = prediction.verdict == VERDICTS.index("sure")
     torn = prediction.verdict == VERDICTS.index("torn")
     wrong = prediction.predicted_labels != labels[test]
+    # Binomial, of the torn images on both sides: about as many were calibrated on.
+    assert prediction.rule is not None
+    assert prediction.rule.coverage is not None
+    promised, torn_images = prediction.rule.coverage, max(1, int(torn.sum()))
+    band = 1.96 * math.sqrt(promised * (1 - promised) * 2 / torn_images)
+    coverage = set_coverage(prediction.prediction_sets[torn], labels[test][torn])  # of torn images, as promised
     return {
         "share_sure": sure.double().mean().item(),
         "risk": wrong[sure].double().mean().item() if sure.any() else 0.0,
-        "coverage": set_coverage(prediction.prediction_sets[torn], labels[test][torn]),  # of torn images, as promised
+        "coverage": coverage,
+        "coverage_in_band": float(abs(coverage - promised) <= band),
         "set_size": prediction.prediction_sets[torn].sum(dim=-1).double().mean().item(),
         "familiar": prediction.is_familiar.double().mean().item(),
     }
@@ -121,7 +128,17 @@ def main(argv: list[str] | None = None) -> None:
             layer = fit_head(head, task, arguments.seed)
             results.append({"task": name, "head": head, **judge(layer, task.reporting, ood, arguments)})
             write_result(arguments, {"splits": arguments.splits, "results": results})
-    columns = ("task", "head", "share_sure", "risk", "splits_broken", "splits_allowed", "coverage", "familiar")
+    columns = (
+        "task",
+        "head",
+        "share_sure",
+        "risk",
+        "splits_broken",
+        "splits_allowed",
+        "coverage",
+        "coverage_in_band",
+        "familiar",
+    )
     print(table([{column: row[column] for column in columns} for row in results]))
     print(f"\nWritten to {arguments.output}")
 
