@@ -1,30 +1,14 @@
 """Pages served and opened in a real browser: Chromium without a window, and a watch on what it asks for."""
 
-import functools
-import http.server
 import shutil
-import threading
 import time
 from contextlib import contextmanager
 
 import pytest
 
+from script_modules import load_script
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-@contextmanager
-def served(folder):
-    """The address of a web server of `folder`."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
+served = load_script("benchmarks/page").served
 
 
 @contextmanager

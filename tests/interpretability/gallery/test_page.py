@@ -1,7 +1,5 @@
 """The gallery's page in a browser, from a disk: it loads as one scrolls, searches, sorts, and stays local."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -10,9 +8,9 @@ from PIL import Image
 from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.data.image_dataset import make_image_processor
 from bndl_hf.interpretability import factor_gallery
+from export.browser import chromium
 from model.tiny import tiny_backbone_config
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 NAMES = [HOSTILE, *(f"kind-{c}" for c in range(1, 20))]
 
@@ -42,13 +40,8 @@ def gallery(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as found:
-        browser = found.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
