@@ -118,7 +118,7 @@ class CifarResNetForImageClassification(ResNetForImageClassification):
         self.num_labels = config.num_labels
         self.resnet = CifarResNetModel(config)
         sizes: Any = config.hidden_sizes  # a list by now
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(sizes[-1], config.num_labels))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(sizes[-1], int(config.num_labels or 0)))
         self.post_init()
 
 
