@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -168,11 +168,25 @@ def make_optimizer(model: nn.Module, system: str, recipe: Recipe, fused: bool) -
     given: Any = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(given, fused=fused)
-    return torch.optim.SGD(given, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    return torch.optim.SGD(
+        given, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
+    )
 
 
-class PlainTrainer(SafeCheckpoints):
+class Uncounted(Trainer):
+    """A Trainer that does not count floating-point operations, which costs as much as a step of a small network."""
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """None are counted."""
+        return 0
+
+
+class PlainTrainer(Uncounted, SafeCheckpoints):
     """transformers' Trainer with this library's checkpoints: whole or not there, and resumed exactly."""
+
+
+class HeadTrainer(Uncounted, BNDLTrainer):
+    """`BNDLTrainer`, uncounted."""
 
 
 class Progress(TrainerCallback):
@@ -272,8 +286,6 @@ class Networks:
 
     def _claim(self, place: Path, system: str, seed: int) -> None:
         """Note what is trained in a folder; another training there is an error, or removed without `resume`."""
-        from dataclasses import asdict
-
         asked = {"system": system, "seed": seed, "max_steps": self.max_steps, "recipe": asdict(self.recipe)}
         note = place / "run.json"
         if not self.resume:
@@ -324,7 +336,7 @@ class Networks:
         if recipe.epochs > 10:
             same |= {"save_strategy": "steps", "save_steps": 10 * steps}
         is_plain = system in PLAIN
-        kind: Callable[..., Trainer] = PlainTrainer if is_plain else BNDLTrainer
+        kind: Callable[..., Trainer] = PlainTrainer if is_plain else HeadTrainer
         arguments = TrainingArguments(**same) if is_plain else BNDLTrainingArguments(**same)
         progress = Progress(f"{system}, seed {seed}", self.quiet, self.save_minutes, recipe.compile)
         trainer = kind(

@@ -55,7 +55,9 @@ class ImagesArguments(Arguments):
         default_factory=list, metadata={"help": "Out-of-distribution images, each NAME=DATASET."}
     )
     systems: list[str] = field(default_factory=lambda: list(SYSTEMS), metadata={"help": f"Of: {', '.join(SYSTEMS)}."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the trainings, one after another."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "Seeds of the trainings, one after another."}
+    )
     epochs: float | None = field(default=None, metadata={"help": "Passes over the images."})
     max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, for a try; -1 trains all epochs."})
     train_images: int | None = field(default=None, metadata={"help": "Images to train on."})
@@ -63,13 +65,13 @@ class ImagesArguments(Arguments):
     width: float | None = field(default=None, metadata={"help": "Width of the network, times ResNet-18's."})
     precision: str | None = field(default=None, metadata={"help": "bf16 or float32."})
     compile: str | None = field(default=None, metadata={"help": "What torch.compile gets: none, backbone or all."})
-    change: str = field(default="{}", metadata={"help": "Other keys of the recipe, as JSON: '{\"learning_rate\": 0.05}'."})
+    change: str = field(
+        default="{}", metadata={"help": "Other keys of the recipe, as JSON: '{\"learning_rate\": 0.05}'."}
+    )
     work_dir: str | None = field(
         default=None, metadata={"help": "Checkpoints and weights; default: beside --output, NAME_runs/."}
     )
-    data_cache: str | None = field(
-        default=None, metadata={"help": "Decoded images; default: images/ in --work_dir."}
-    )
+    data_cache: str | None = field(default=None, metadata={"help": "Decoded images; default: images/ in --work_dir."})
     resume: bool = field(default=True, metadata={"help": "Go on where an interrupted training was."})
     save_minutes: float = field(default=2.0, metadata={"help": "Between checkpoints."})
     merge: list[str] = field(
