@@ -46,7 +46,7 @@ from bndl_hf.utils.results import write_json
 from image_recipes import Recipe
 
 PLAIN = ("plain", "mc_dropout")
-# Heads of `bndl_hf.baselines` that stand where the linear layer was; those that this version does not have are left out.
+# Heads of `bndl_hf.baselines` in place of the linear layer; those that this version does not have are left out.
 WITH_HEAD = tuple(name for name in ("nmf", "nmf_gelu", "belief_matching") if name in HEADS)
 WITH_PRIOR = ("bndl", "released")
 TRAINED = (*PLAIN, *WITH_HEAD, *WITH_PRIOR)
@@ -153,24 +153,55 @@ def build(system: str, recipe: Recipe, num_labels: int, seed: int) -> Any:
     return model
 
 
+class Joined(torch.optim.Optimizer):
+    """Several optimizers of different parameters as one: one step, one schedule, one state."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step of each."""
+        if closure is not None:
+            raise ValueError("Joined optimizers take no closure; compute the loss before the step.")
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the state of each."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]  # new ones by now
+
+
 def make_optimizer(model: nn.Module, system: str, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
-    """The recipe's optimizer, with the rate and decay of a layer with a prior where that is one."""
-    layer = model.decision_layer if system == "bndl" else None  # the released code treats its layer as the backbone
-    of_layer = set() if layer is None else {id(p) for p in layer.parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in (p for p in model.parameters() if p.requires_grad):
-        rate, decay = recipe.learning_rate, recipe.weight_decay
-        if id(parameter) in of_layer:
-            rate, decay = recipe.head_learning_rate or rate, recipe.head_weight_decay
-        elif parameter.ndim < 2 and not recipe.decay_all:
-            decay = 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    given: Any = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+    """The recipe's optimizer; the layer of `bndl` has AdamW, as in `BNDLTrainer`, unless the recipe says otherwise.
+
+    One learning rate cannot serve both: that layer reads features in units of their spread, whose products are tens to
+    hundreds of times larger than those of plain features. The released code treats its layer as the backbone.
+    """
+    has_own = system == "bndl" and recipe.head_optimizer == "adamw"
+    own = [p for p in model.decision_layer.parameters() if p.requires_grad] if has_own else []
+    groups: dict[bool, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad and not any(parameter is p for p in own):
+            groups.setdefault(recipe.decay_all or parameter.ndim >= 2, []).append(parameter)
+    given: Any = [
+        {"params": group, "weight_decay": recipe.weight_decay if decays else 0.0} for decays, group in groups.items()
+    ]
+    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(given, fused=fused)
-    return torch.optim.SGD(
-        given, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
-    )
+        optimizer = torch.optim.AdamW(given, lr=recipe.learning_rate, fused=fused)
+    else:
+        momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+        optimizer = torch.optim.SGD(given, lr=recipe.learning_rate, fused=fused, **momentum)
+    if not own:
+        return optimizer
+    return Joined(optimizer, torch.optim.AdamW(own, lr=recipe.head_learning_rate, weight_decay=0.0, fused=fused))
 
 
 class Uncounted(Trainer):
@@ -190,7 +221,7 @@ class HeadTrainer(Uncounted, BNDLTrainer):
 
 
 class Progress(TrainerCallback):
-    """A line an epoch with its seconds and the time left; a checkpoint every so many minutes; torch.compile at the start.
+    """A line an epoch with its seconds and the time left, a checkpoint every so many minutes, torch.compile at the start.
 
     Args:
         name: of the run.
@@ -206,6 +237,7 @@ class Progress(TrainerCallback):
         self._epoch_started = self._saved = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Compile what is to be, and start the clock."""
         self._saved = time.perf_counter()
         if self.compiles != "none":
             backbone = model.backbone if hasattr(model, "backbone") else model.base_model
@@ -214,9 +246,11 @@ class Progress(TrainerCallback):
                 model.decision_layer.compile(dynamic=False)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock of the epoch."""
         self._epoch_started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint when it is time."""
         if time.perf_counter() - self._saved > self.save_seconds:
             control.should_save, self._saved = True, time.perf_counter()
 
@@ -236,8 +270,9 @@ class Progress(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Networks are judged as they are, not compiled."""
         for module in model.modules():
-            module._compiled_call_impl = None  # judged as it is
+            module._compiled_call_impl = None
 
 
 @dataclass

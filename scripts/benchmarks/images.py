@@ -13,8 +13,8 @@ bndl, this library's layer; released, the authors'. All start from the same back
 the same order.
 
 A run that is finished is kept, in the results and as weights in --work_dir; one that was interrupted goes on from its
-last checkpoint. Several processes may share --work_dir and --data_cache, but each writes an --output of its own; --merge
-makes one of them.
+last checkpoint. Several processes may share --work_dir and --data_cache, but each writes an --output of its own, and
+--merge makes one of them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bndl_hf.baselines.heads import HEADS
 from bndl_hf.data import DataArguments
 from bndl_hf.utils.command_line import run
 from bndl_hf.utils.results import read_finished
 from common import Arguments, finish_runs, json_object, mean_over_seeds, parse, table, write_result
 from image_judging import NUM_DRAWS, DrawnAnswers, HeadAnswers, cost_of, judge
 from image_recipes import Recipe
-from image_training import TRAINED, WITH_PRIOR, ImageTask, Networks, build, features_reader, head_of
+from image_training import TRAINED, ImageTask, Networks, build, features_reader, head_of
 
 SYSTEMS = (*TRAINED[:2], "ensemble", *TRAINED[2:])
 MEMBERS = 3

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-
 # With float16 a step whose gradients overflow is skipped, and the weights stay good; not so many in a row.
 _MOST_SKIPPED_STEPS = 10
 

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,20 @@ def describe_environment() -> dict[str, Any]:
     """Versions and hardware behind a figure: Python, libraries, processor, cores in use, accelerator."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("bndl-hf", "torch", "transformers")},
+        **{name: _version(name) for name in ("bndl-hf", "torch", "transformers")},
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _version(name: str) -> str | None:
+    """Of an installed package; None for this one where it is used from a checkout (PYTHONPATH=src)."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def seconds_taken(call: Callable[[], Any], device: str = "cpu") -> float:
