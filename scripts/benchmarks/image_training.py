@@ -221,7 +221,7 @@ class HeadTrainer(Uncounted, BNDLTrainer):
 
 
 class Progress(TrainerCallback):
-    """A line an epoch with its seconds and the time left, a checkpoint every so many minutes, torch.compile at the start.
+    """A line an epoch with its seconds and the time left, a checkpoint now and then, torch.compile at the start.
 
     Args:
         name: of the run.
