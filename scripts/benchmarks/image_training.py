@@ -143,7 +143,8 @@ def build(system: str, recipe: Recipe, num_labels: int, seed: int) -> Any:
     kind: type[BNDLForImageClassification] = BNDLForImageClassification
     fields: dict[str, Any] = {"preset": "released_resnet"} if system == "released" else {}
     if system in WITH_HEAD:
-        kind, fields = with_head(system), dict(HEADS[system].config)
+        # Features as they come: SGD's rate is for those, not for features in units of their spread.
+        kind, fields = with_head(system), {**HEADS[system].config, "normalize_features": False}
     set_seed(seed + 1)  # of the head: whatever the backbone drew
     model = kind(BNDLConfig.from_backbone_config(config, num_labels=num_labels, **fields))
     if system == "bndl":

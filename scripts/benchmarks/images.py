@@ -28,11 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bndl_hf.baselines.heads import HEADS
 from bndl_hf.data import DataArguments
 from bndl_hf.utils.command_line import run
 from bndl_hf.utils.results import read_finished
 from common import Arguments, finish_runs, json_object, mean_over_seeds, parse, table, write_result
-from image_judging import NUM_DRAWS, DrawnAnswers, HeadAnswers, cost_of, judge
+from image_judging import NUM_DRAWS, TIMED_IMAGES, DrawnAnswers, HeadAnswers, cost_of, judge
 from image_recipes import Recipe
 from image_training import TRAINED, ImageTask, Networks, build, features_reader, head_of
 
@@ -138,7 +139,7 @@ class Comparison:
             torch.manual_seed(seed)
             rows = self.rows(lambda pixels: passes(models[0], pixels))
         else:
-            method = "monte_carlo" if system == "released" else "exact"
+            method = "exact" if system == "plain" else HEADS[system].predict
             rows = self.rows(features_reader(models[0]))
             answers = HeadAnswers(head_of(models[0]), method)
         labels = {part: y for part, (_, y) in self.task.parts.items()}
@@ -154,7 +155,7 @@ class Comparison:
         """Seconds of an answer over seconds of a forward pass of the plain network: exact, or by draws."""
         device = self.networks.device
         test = self.task.in_memory("test", device)
-        pixels = test.__getitems__(range(min(256, len(test))))["pixel_values"]
+        pixels = test.__getitems__(range(min(TIMED_IMAGES, len(test))))["pixel_values"]
         plain = build("plain", self.recipe, len(self.task.label_names), 0).to(device).eval()
         if self.recipe.channels_last:
             plain.to(memory_format=torch.channels_last)

@@ -1,20 +1,17 @@
 """images.py: recipes with every key checked, systems on one start, interrupted trainings that go on, merged results."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
-from scipy.stats import ttest_rel
 
 from script_modules import load_script
 
 images = load_script("benchmarks/images")
-training = __import__("image_training")
-judging = __import__("image_judging")
+judging, training = __import__("image_judging"), __import__("image_training")
 Recipe = images.Recipe
 
 
@@ -176,16 +173,15 @@ def test_results_of_several_processes_become_one(tmp_path: Path) -> None:
         images.main(argv)
 
 
-def test_draws_of_networks_give_the_paired_test_and_the_mutual_information() -> None:
-    logits = torch.randn(5, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
-    found = judging.predict_of_draws(logits)
-    probs = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(-1, keepdims=True)  # [S, B, C]
-    for row in range(7):
-        mean = probs[:, row].mean(0)
-        first, second = logits[:, row].mean(0).argsort(descending=True)[:2].tolist()
-        p_value = ttest_rel(logits[:, row, first], logits[:, row, second]).pvalue
-        within = np.mean([-sum(p * math.log(p) for p in one) for one in probs[:, row]])
-        total = -sum(p * math.log(p) for p in mean)
-        assert found.probs[row].numpy() == pytest.approx(mean)
-        assert found.p_value[row].item() == pytest.approx(p_value, rel=1e-6)
-        assert (found.total[row].item(), found.epistemic[row].item()) == pytest.approx((total, total - within))
+def test_a_temperature_is_fitted_on_one_half_of_the_test_images_and_judged_on_the_other() -> None:
+    labels = torch.arange(40) % 2
+    logits = torch.where(torch.arange(2) == labels[:, None], 3.0, 0.0) * torch.where(torch.rand(40, 1) < 0.7, 1, -1)
+    answers = judging.DrawnAnswers(sparsity=1.0)
+    rows = torch.stack([logits, logits], dim=1)  # [N, S, C]
+    figures = judging.judge(answers, {"test": rows, "ood_same": rows}, {"test": labels})
+    assert figures["tempered"]["images"] == 20
+    held_out = judging.judge(answers, {"test": rows, "held_out": rows}, {"test": labels, "held_out": labels})
+    assert held_out["tempered"]["images"] == 40
+    assert held_out["tempered"]["negative_log_likelihood"] <= figures["negative_log_likelihood"]
+    assert figures["ood"]["entropy"] == {"same": 0.5}
+    assert answers.temperature == 1.0, "left as it was"
