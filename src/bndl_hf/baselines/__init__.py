@@ -1,5 +1,6 @@
 """Decision layers BNDL is compared with, behind the same interface, and the comparison itself."""
 
+from bndl_hf.baselines.card import CardClassifier, CardPrediction, CardSettings
 from bndl_hf.baselines.classifiers import Classifier, LogProbsClassifier, PosteriorClassifier
 from bndl_hf.baselines.comparison import FeatureTask, current_defaults, judge_head, train_and_judge, train_head
 from bndl_hf.baselines.elastic_net import elastic_net_path
@@ -10,6 +11,9 @@ from bndl_hf.baselines.variational_last_layer import VariationalLastLayer
 
 __all__ = [
     "HEADS",
+    "CardClassifier",
+    "CardPrediction",
+    "CardSettings",
     "Classifier",
     "DenseDecisionLayer",
     "FeatureTask",
