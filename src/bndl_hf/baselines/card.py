@@ -113,7 +113,8 @@ class LabelDiffusion:
     def posterior(self, t: int) -> tuple[float, float, float, float]:
         """gamma_0, gamma_1, gamma_2 and the variance of q(y_{t-1} | y_t, y_0, f).
 
-        Its mean is gamma_0 y_0 + gamma_1 y_t + gamma_2 f. At t = 1 they are 1, 0, 0 and 0: the last step answers y_0 itself.
+        Its mean is gamma_0 y_0 + gamma_1 y_t + gamma_2 f. At t = 1 they are 1, 0, 0 and 0: the last step answers y_0
+        itself.
         """
         beta, alpha = self.beta[t], self.alpha[t]
         alpha_bar, before = self.alpha_bar[t], self.alpha_bar[t - 1]
