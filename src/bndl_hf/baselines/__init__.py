@@ -6,6 +6,7 @@ from bndl_hf.baselines.comparison import FeatureTask, current_defaults, judge_he
 from bndl_hf.baselines.elastic_net import elastic_net_path
 from bndl_hf.baselines.heads import HEADS, DenseDecisionLayer, Head, make_head
 from bndl_hf.baselines.laplace import LaplaceClassifier
+from bndl_hf.baselines.laplace_torch import LaplaceTorchClassifier
 from bndl_hf.baselines.logistic import LogisticFit, logistic_regression
 from bndl_hf.baselines.variational_last_layer import VariationalLastLayer
 
@@ -19,6 +20,7 @@ __all__ = [
     "FeatureTask",
     "Head",
     "LaplaceClassifier",
+    "LaplaceTorchClassifier",
     "LogProbsClassifier",
     "LogisticFit",
     "PosteriorClassifier",
