@@ -53,7 +53,7 @@ class CardSettings:
     """
 
     num_steps: int = 50
-    width: int = 128
+    width: int = 64
     num_samples: int = 20
     num_updates: int = 2000
     batch_size: int = 512

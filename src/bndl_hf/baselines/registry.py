@@ -87,7 +87,7 @@ CLASSIFIERS: dict[str, ClassifierRecipe] = {
     ),
     "card": ClassifierRecipe(
         partial(_card, settings=CardSettings()),
-        "CARD: label diffusion guided by the dense head, scaled down (T = 50, width 128, 20 samples)",
+        "CARD: label diffusion guided by the dense head, scaled down (T = 50, width 64, 20 samples)",
         card.CITATION,
     ),
 }
