@@ -56,5 +56,5 @@ def test_a_whole_matrix_that_is_too_large_is_refused(fit):
 
 def test_without_the_package_the_reader_is_told_where_it_is_described(fit, monkeypatch):
     monkeypatch.setitem(sys.modules, "laplace", None)
-    with pytest.raises(ImportError, match=r"need laplace-torch; docs/benchmarks\.md says how it is installed"):
+    with pytest.raises(ImportError, match=r"need laplace-torch; docs/peers\.md says how it is installed"):
         LaplaceTorchClassifier(fit, *clusters(12))

@@ -69,7 +69,7 @@ class LaplaceTorchClassifier(LogProbsClassifier):
             from laplace import Laplace
         except ImportError as error:
             raise ImportError(
-                "Laplace heads of the package need laplace-torch; docs/benchmarks.md says how it is installed."
+                "Laplace heads of the package need laplace-torch; docs/peers.md says how it is installed."
             ) from error
         self.fit, self.weights_per_class = fit, float(D)
         layer = nn.Linear(D + 1, C, bias=False, dtype=torch.float64)
