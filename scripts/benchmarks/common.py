@@ -92,8 +92,12 @@ class HeadsArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.heads if name not in HEADS]:
-            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {', '.join(HEADS)}.")
+        if unknown := [name for name in self.heads if name not in self.known_heads()]:
+            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {', '.join(self.known_heads())}.")
+
+    def known_heads(self) -> list[str]:
+        """Names that `heads` may hold."""
+        return list(HEADS)
 
     def head_and_seed(self) -> list[dict[str, Any]]:
         """What tells the runs apart: every head with every seed."""
@@ -169,14 +173,15 @@ def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def mean_over_seeds(runs: Iterable[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:
-    """Runs that agree in `by`, in the order they came, with the means of their figures `of`."""
+    """Runs that agree in `by`, in the order they came, with the means of their figures `of`; None for one they lack."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in map(flat, runs):
         groups.setdefault(tuple(one[name] for name in by), []).append(one)
-    return [
-        dict(zip(by, key, strict=True)) | {name: statistics.mean(one[name] for one in group) for name in of}
-        for key, group in groups.items()
-    ]
+
+    def mean(group: list[dict[str, Any]], name: str) -> float | None:
+        return statistics.mean(one[name] for one in group) if all(name in one for one in group) else None
+
+    return [dict(zip(by, key, strict=True)) | {name: mean(group, name) for name in of} for key, group in groups.items()]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -210,4 +215,4 @@ def json_object(text: str, flag: str) -> dict[str, Any]:
 
 
 def _written(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

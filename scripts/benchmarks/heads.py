@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from bndl_hf import BNDLForImageClassification, BNDLTrainingArguments
-from bndl_hf.baselines import HEADS, train_and_judge
+from bndl_hf.baselines import about_head, head_names, is_random, train_and_judge
 from bndl_hf.data import DataArguments, load_image_dataset
 from bndl_hf.data.image_dataset import collate
 from bndl_hf.model.backbone import detach_head, find_head
@@ -44,14 +44,30 @@ class CompareArguments(HeadsArguments):
 
     heads: list[str] = field(
         default_factory=lambda: ["bndl", "released", "nmf", "dense"],
-        metadata={"help": f"Decision layers, of: {', '.join(HEADS)}."},
+        metadata={"help": f"Decision layers, of: {', '.join(head_names())}. Those without randomness are fitted once."},
     )
     choose: bool = field(default=False, metadata={"help": "Judge on the choosing rows instead: for trying things out."})
     learning_rate: float | None = field(default=None, metadata={"help": "Learning rate, instead of each head's own."})
     config: str = field(
         default="{}", metadata={"help": 'Fields of BNDLConfig over each head\'s own, as JSON: \'{"bias": "none"}\'.'}
     )
+    all_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Judge on all test rows too (`all_rows` of a run), as comparisons elsewhere do, the choosing rows "
+            "among them."
+        },
+    )
     output: str = field(default="outputs/bench/heads.json", metadata={"help": "JSON file, rewritten after a run."})
+
+    def known_heads(self) -> list[str]:
+        """Heads of every kind."""
+        return head_names()
+
+    def head_and_seed(self) -> list[dict[str, Any]]:
+        """Every head with every seed; a head without randomness with the first."""
+        runs = super().head_and_seed()
+        return [one for one in runs if is_random(one["head"]) or one["seed"] == self.seeds[0]]
 
     def training(self) -> dict[str, Any]:
         """With the learning rate, where one is given."""
@@ -86,10 +102,12 @@ def compare_heads(arguments: CompareArguments) -> list[dict[str, Any]]:
         "judged_on": "choosing rows" if arguments.choose else "reporting rows",
         "config": config,
         "training": arguments.training(),
+        **({"all_rows": True} if arguments.all_rows else {}),
     }
 
     def one_run(head: str, seed: int) -> dict[str, Any]:
-        return train_and_judge(head, task, seed, config, choose=arguments.choose, **arguments.training())
+        judged = {"choose": arguments.choose, "all_rows": arguments.all_rows}
+        return train_and_judge(head, task, seed, config, **judged, **arguments.training())
 
     return finish_runs(arguments, settings, arguments.head_and_seed(), one_run, summarise)
 
@@ -101,7 +119,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         of_head = [flat(one) for one in runs if one["head"] == head]
         numbers = [{name: value for name, value in one.items() if name not in ("head", "seed")} for one in of_head]
         summary[head] = {
-            "about": HEADS[head].about,
+            "about": about_head(head),
             "mean": {k: statistics.mean(one[k] for one in numbers) for k in numbers[0]},
             "sd": {k: statistics.stdev(one[k] for one in numbers) if len(numbers) > 1 else None for k in numbers[0]},
         }

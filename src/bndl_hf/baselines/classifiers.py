@@ -1,18 +1,21 @@
 """What a comparison needs of any head: probabilities, a temperature, out-of-distribution scores, how many weights.
 
 A `PosteriorHead` is judged through `PosteriorClassifier`; heads of other kinds (laplace.py, variational_last_layer.py)
-say their log-probabilities, and the rest follows.
+say their log-probabilities, and the rest follows. A `ClassifierRecipe` makes one by name (registry.py).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from bndl_hf.baselines.feature_task import FeatureTask
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.uncertainty import fit_temperature, ood_scores
 from bndl_hf.uncertainty.recalibration import MAX_TEMPERATURE, MIN_TEMPERATURE
@@ -47,6 +50,27 @@ class Classifier(ABC):
     @abstractmethod
     def ood_scores(self, features: Tensor) -> dict[str, Tensor]:
         """Scores of features [B, D], each [B], higher where an image lies farther out."""
+
+    def p_value(self, features: Tensor) -> Tensor | None:
+        """Of the paired t-test between the two top classes over 20 draws (Sec. 5), [B]; None where nothing is drawn."""
+        return None
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """How a head that is not a `PosteriorHead` is made of a comparison's rows.
+
+    Attributes:
+        fit: makes it of the training rows of a task and a seed; what it chooses, it chooses on the choosing rows.
+        about: one line for tables.
+        citation: BibTeX.
+        is_random: whether the seed changes anything; a comparison fits a head without randomness once.
+    """
+
+    fit: Callable[[FeatureTask, int], Classifier]
+    about: str
+    citation: str
+    is_random: bool = True
 
 
 class LogProbsClassifier(Classifier):
@@ -109,6 +133,10 @@ class PosteriorClassifier(Classifier):
     def ood_scores(self, features: Tensor) -> dict[str, Tensor]:
         """Every score of `bndl_hf.uncertainty.OOD_SCORES`."""
         return ood_scores(self.layer.predict(features, self.method, generator=self._generator()))
+
+    def p_value(self, features: Tensor) -> Tensor:
+        """That of the predictive, [B]."""
+        return self.layer.predict(features, self.method, generator=self._generator()).p_value
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)

@@ -1,25 +1,27 @@
 """A fair comparison of decision layers: the same frozen features, rows to choose on, other rows to report.
 
-`FeatureTask` holds the rows, `train_head` trains one head on them, `judge_head` says everything about it, the fitted
-temperature beside the plain figures, because a dense layer with a temperature is the rival to beat. The scripts
-`benchmarks/heads.py` and `benchmarks/frontier.py` make the tables of docs/benchmarks.md of them.
+`FeatureTask` (feature_task.py) holds the rows, `train_head` trains one head on them, `judge_head` says everything about
+it, the fitted temperature beside the plain figures, because a dense layer with a temperature is the rival to beat.
+`train_and_judge` does both for any name of registry.py. The scripts `benchmarks/heads.py` and `benchmarks/frontier.py`
+make the tables of docs/benchmarks.md of them.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import set_seed
 
+from bndl_hf.baselines.classifiers import Classifier, PosteriorClassifier
+from bndl_hf.baselines.feature_task import FeatureTask
 from bndl_hf.baselines.heads import HEADS, make_head
+from bndl_hf.baselines.registry import CLASSIFIERS, fit_classifier
 from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.model.predictive import BNDLPrediction
 from bndl_hf.model.presets import KL_LOCAL_BUDGET, PRESETS
@@ -32,94 +34,11 @@ from bndl_hf.uncertainty import (
     summarize,
 )
 
-Rows = tuple[Tensor, Tensor]  # features [n, D] and labels [n]
-
-
-@dataclass(frozen=True)
-class FeatureTask:
-    """Frozen features, split.
-
-    Attributes:
-        train: rows to train on.
-        choosing: rows on which settings and temperatures are chosen.
-        reporting: rows on which nothing was chosen.
-        ood: features of out-of-distribution sets, by name.
-    """
-
-    train: Rows
-    choosing: Rows
-    reporting: Rows
-    ood: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def num_labels(self) -> int:
-        """C, the number of classes."""
-        return int(self.train[1].max()) + 1
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str], hold_out: int = 0, report_from: int | None = None) -> FeatureTask:
-        """The task in a features file, in float32.
-
-        Args:
-            path: a file as `scripts/benchmarks/heads.py features` makes it: train.features [N, D], train.labels [N],
-                test.features, test.labels, NAME.features of out-of-distribution sets.
-            hold_out: this many rows of train, drawn with a fixed seed, are for choosing, and all of test is reported:
-                for a backbone that has not seen the training images. 0 chooses on test rows drawn with a fixed seed
-                (files may be in the order of their classes), for one that has memorised the training images.
-            report_from: without `hold_out` how many test rows are for choosing; the others are reported. None is half.
-
-        Raises:
-            ValueError: there is no such file, a tensor is missing, or a split is empty.
-        """
-        if not Path(path).is_file():
-            raise ValueError(f"{path} does not exist; make it with: python scripts/benchmarks/heads.py features --help")
-        tensors = load_file(path)
-        needed = ("train.features", "train.labels", "test.features", "test.labels")
-        if missing := [name for name in needed if name not in tensors]:
-            raise ValueError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(tensors))}.")
-        tensors = {name: t.long() if name.endswith("labels") else t.float() for name, t in tensors.items()}
-        return cls.split(tensors, hold_out, report_from)
-
-    @classmethod
-    def digits(cls) -> FeatureTask:
-        """Scikit-learn's digits as 64 raw pixels, noise as OOD images: a comparison that runs anywhere in seconds."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        pixels, labels = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        test, train = order[:600], order[600:]
-        return cls.split(
-            {
-                "train.features": pixels[train],
-                "train.labels": labels[train],
-                "test.features": pixels[test],
-                "test.labels": labels[test],
-                "noise.features": torch.rand(600, 64, generator=torch.Generator().manual_seed(1)),
-            }
-        )
-
-    @classmethod
-    def split(cls, tensors: dict[str, Tensor], hold_out: int = 0, report_from: int | None = None) -> FeatureTask:
-        """The task of tensors named as in a features file; see `read`."""
-        train, test = ((tensors[f"{part}.features"], tensors[f"{part}.labels"]) for part in ("train", "test"))
-        if hold_out and report_from is not None:
-            raise ValueError(f"hold_out={hold_out} reports all of test, so report_from={report_from} has no place.")
-        if hold_out:
-            order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))
-            taken = f"hold_out={hold_out} leaves none of {len(train[1])} training rows"
-            train, choosing, reporting = _rows(train, order[hold_out:]), _rows(train, order[:hold_out]), test
-        else:
-            first = len(test[1]) // 2 if report_from is None else report_from
-            taken = f"report_from={first} leaves none of {len(test[1])} test rows"
-            rows = torch.randperm(len(test[1]), generator=torch.Generator().manual_seed(0))
-            choosing, reporting = _rows(test, rows[:first]), _rows(test, rows[first:].sort().values)
-        parts = {"training": train, "choosing": choosing, "reporting": reporting}
-        if empty := [name for name, (_, labels) in parts.items() if not len(labels)]:
-            raise ValueError(f"{taken}. No rows are left for {' and '.join(empty)}; change hold_out or report_from.")
-        names = [name.removesuffix(".features") for name in sorted(tensors) if name.endswith(".features")]
-        ood = {name: tensors[f"{name}.features"] for name in names if name not in ("train", "test")}
-        return cls(train, choosing, reporting, ood)
+# Of all that is measured, what a comparison on all test rows keeps.
+_OF_ALL_ROWS = (
+    *("accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage"),
+    *("pavpu", "pavpu_20_draws"),
+)
 
 
 def train_head(
@@ -155,11 +74,7 @@ def judge_head(
     def predict(features: Tensor, method: str = method) -> BNDLPrediction:
         return layer.predict(features, method, generator=torch.Generator().manual_seed(seed))
 
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        prediction = predict(features)
-        seconds.append(time.perf_counter() - started)
+    prediction, seconds = _timed(lambda: predict(features))
     figures: dict[str, Any] = summarize(prediction.probs, labels, prediction.p_value)
     draws = predict(features, "monte_carlo")
     figures["pavpu_20_draws"] = summarize(prediction.probs, labels, draws.p_value)["pavpu"]
@@ -170,7 +85,7 @@ def judge_head(
             figures["ood"][score][name] = ood_auroc(scores[score], values)
     num_nonzero = layer.sparsity() * layer.raw_loadings.numel()
     figures |= {"sparsity": layer.sparsity(), "factors_per_class": num_nonzero / task.num_labels}
-    figures["predict_seconds"] = statistics.median(seconds)
+    figures["predict_seconds"] = seconds
     fitted = fit_temperature(predict(task.choosing[0]), task.choosing[1])
     layer.set_temperature(fitted)
     tempered = summarize(predict(features).probs, labels, prediction.p_value)
@@ -180,15 +95,60 @@ def judge_head(
     return figures
 
 
+def judge_classifier(classifier: Classifier, task: FeatureTask, choose: bool = False) -> dict[str, Any]:
+    """What `judge_head` says, of a head of any kind.
+
+    Returns:
+        The same figures under the same names; of what is not a `PosteriorHead` without `pavpu_20_draws`, and without
+        `pavpu` where it has no p-value.
+    """
+    if isinstance(classifier, PosteriorClassifier):
+        return judge_head(classifier.layer, task, classifier.method, classifier.seed, choose)
+    features, labels = task.choosing if choose else task.reporting
+    probs, seconds = _timed(lambda: classifier.probs(features))
+    figures: dict[str, Any] = _summary(probs, labels, classifier.p_value(features))
+    scores = classifier.ood_scores(features)
+    figures["ood"] = {score: {} for score in scores}
+    for name, images in task.ood.items():
+        for score, values in classifier.ood_scores(images).items():
+            figures["ood"][score][name] = ood_auroc(scores[score], values)
+    figures |= {"sparsity": classifier.density, "factors_per_class": classifier.weights_per_class}
+    figures["predict_seconds"] = seconds
+    temperature = classifier.fit_temperature(*task.choosing)
+    tempered = _summary(classifier.probs(features), labels, None)
+    classifier.temperature = 1.0
+    figures["tempered"] = {"temperature": temperature, **{k: v for k, v in tempered.items() if k != "accuracy"}}
+    return figures
+
+
 def train_and_judge(
     name: str,
     task: FeatureTask,
     seed: int,
     config: dict[str, Any] | None = None,
     choose: bool = False,
+    all_rows: bool = False,
     **training: Any,
 ) -> dict[str, Any]:
-    """`train_head` and `judge_head`, with what the training took."""
+    """Any head of the registry trained and judged, with what the training took.
+
+    Args:
+        name: a key of `HEADS` or `CLASSIFIERS`.
+        task: its training rows are used, the reporting rows judged (the choosing rows, with `choose`).
+        seed: of initialisation and order.
+        config: fields of `BNDLConfig` over the head's own.
+        choose: judge on the choosing rows.
+        all_rows: beside the figures of `judge_head`, under `all_rows`, those of choosing and reporting rows together,
+            as comparisons elsewhere report them. A head that chose something has seen half of them.
+        **training: fields of `BNDLTrainingArguments` over the recipe's.
+
+    Raises:
+        ValueError: `config` or `training` change a head of `CLASSIFIERS`, which has a training of its own.
+    """
+    joined = [torch.cat(parts) for parts in zip(task.choosing, task.reporting, strict=True)]
+    whole = replace(task, reporting=(joined[0], joined[1]))
+    if name in CLASSIFIERS:
+        return _fit_and_judge(name, task, whole if all_rows else None, seed, config, choose, training)
     set_seed(seed)
     fresh, recipe = make_head(name, task.train[0].shape[1], task.num_labels, **(config or {}))
     dead = dead_loadings(fresh, task.train[0][:4096], task.train[1][:4096])
@@ -196,13 +156,63 @@ def train_and_judge(
     layer = train_head(name, task, seed, config, **training)
     seconds = time.perf_counter() - started
     epochs = {**HEAD_DEFAULTS, **recipe, **training}["num_train_epochs"]
-    return {
+    figures = {
         **judge_head(layer, task, HEADS[name].predict, seed, choose),
         "kl_local_weight": layer.config.kl_local_weight,
         "dead_loadings_at_init": dead,
         "train_seconds": seconds,
         "train_images_per_second": len(task.train[1]) * epochs / seconds,
     }
+    if all_rows:
+        figures["all_rows"] = _of_all_rows(judge_head(layer, whole, HEADS[name].predict, seed))
+    return figures
+
+
+def _fit_and_judge(
+    name: str,
+    task: FeatureTask,
+    whole: FeatureTask | None,
+    seed: int,
+    config: dict[str, Any] | None,
+    choose: bool,
+    training: dict[str, Any],
+) -> dict[str, Any]:
+    """`train_and_judge` of a head of `CLASSIFIERS`; `whole` has all rows to report, where they are asked for."""
+    if changed := [*(config or {}), *(key for key in training if key != "disable_tqdm")]:
+        raise ValueError(
+            f"The head {name!r} has a training of its own, which {', '.join(changed)} would not reach; leave "
+            f"{'it' if len(changed) == 1 else 'them'} out, or compare heads of: {', '.join(HEADS)}."
+        )
+    set_seed(seed)
+    started = time.perf_counter()
+    classifier = fit_classifier(name, task, seed)
+    seconds = time.perf_counter() - started
+
+    figures = {**judge_classifier(classifier, task, choose), "train_seconds": seconds}
+    if whole is not None:
+        figures["all_rows"] = _of_all_rows(judge_classifier(classifier, whole))
+    return figures
+
+
+def _of_all_rows(figures: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: figures[name] for name in _OF_ALL_ROWS if name in figures}
+    return {**kept, "ood": {score: figures["ood"][score] for score in ("max_probability", "entropy")}}
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What `call` gives and the seconds it takes, median of five."""
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        found = call()
+        seconds.append(time.perf_counter() - started)
+    return found, statistics.median(seconds)
+
+
+def _summary(probs: Tensor, labels: Tensor, p_value: Tensor | None) -> dict[str, float]:
+    """`summarize`, without PAvPU where there is no p-value."""
+    figures = summarize(probs, labels, probs.new_zeros(len(probs)) if p_value is None else p_value)
+    return {name: value for name, value in figures.items() if name != "pavpu" or p_value is not None}
 
 
 def dead_loadings(layer: PosteriorHead, features: Tensor, labels: Tensor) -> float:
@@ -215,7 +225,3 @@ def dead_loadings(layer: PosteriorHead, features: Tensor, labels: Tensor) -> flo
 def current_defaults() -> dict[str, object]:
     """What a result of the default head depends on beside its command: finished runs of other defaults are not kept."""
     return {**PRESETS["default"], **HEAD_DEFAULTS, "kl_local_budget": KL_LOCAL_BUDGET}
-
-
-def _rows(part: Rows, index: Tensor) -> Rows:
-    return part[0][index], part[1][index]

@@ -16,6 +16,15 @@ from bndl_hf.baselines.classifiers import LogProbsClassifier
 from bndl_hf.baselines.logistic import LogisticFit
 from bndl_hf.uncertainty import negative_log_likelihood
 
+CITATION = """@inproceedings{daxberger2021laplace,
+  title     = {{Laplace} Redux: Effortless {Bayesian} Deep Learning},
+  author    = {Daxberger, Erik and Kristiadi, Agustinus and Immer, Alexander and Eschenhagen, Runa and Bauer, Matthias
+               and Hennig, Philipp},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year      = {2021},
+  url       = {https://arxiv.org/abs/2106.14806}
+}"""
+
 # Entries (D + 1) C of a weight matrix whose whole precision is inverted: 3,000 take 72 MB and seconds.
 _LARGEST_WHOLE = 3000
 # Prior precisions tried. Infinity is the MAP head itself, so the choice is never worse than that on the held-out rows.

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from bndl_hf.baselines.classifiers import LogProbsClassifier
+from bndl_hf.model.predictive import paired_p_value
 from bndl_hf.uncertainty import negative_log_likelihood
+
+CITATION = """@inproceedings{harrison2024variational,
+  title     = {Variational {Bayesian} Last Layers},
+  author    = {Harrison, James and Willes, John and Snoek, Jasper},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2404.11599}
+}"""
 
 # Numbers of a dense posterior's factors; beyond it the covariance is diagonal.
 _LARGEST_DENSE = 100_000
@@ -32,9 +41,12 @@ class VariationalLastLayer(LogProbsClassifier):
         seed: of initialisation, order and the draws of the predictive.
         num_steps: of AdamW; more where that is less than ten passes.
         learning_rate: of AdamW, constant; weight decay 1e-4 and gradients clipped at 1.
+        parameterization: of each class's covariance, "dense" or "diagonal"; None: dense where its factors hold at most
+            100,000 numbers.
 
     Raises:
         ImportError: the package vbll is missing.
+        ValueError: for an unknown parameterization.
     """
 
     def __init__(
@@ -46,7 +58,10 @@ class VariationalLastLayer(LogProbsClassifier):
         seed: int = 0,
         num_steps: int = 2000,
         learning_rate: float = 3e-3,
+        parameterization: str | None = None,
     ) -> None:
+        if parameterization not in (None, "dense", "diagonal"):
+            raise ValueError(f"parameterization={parameterization!r} is unknown; choose 'dense', 'diagonal' or None.")
         try:
             from vbll.layers import DiscClassification
             from vbll.utils.distributions import Normal
@@ -57,7 +72,8 @@ class VariationalLastLayer(LogProbsClassifier):
         C = int(max(labels.max(), eval_labels.max())) + 1
         self.seed, self.weights_per_class = seed, float(D)
         self.mean, self.std = features.float().mean(0), features.float().std(0).clamp_min(1e-6)
-        parameterization = "dense" if C * D * D <= _LARGEST_DENSE else "diagonal"
+        if parameterization is None:
+            parameterization = "dense" if C * D * D <= _LARGEST_DENSE else "diagonal"
 
         class Layer(DiscClassification):
             """The package's, with its [B, C, D] product of features and covariances written as a matrix product."""
@@ -102,6 +118,14 @@ class VariationalLastLayer(LogProbsClassifier):
         """Largest probability, entropy, and the mutual information of label and logits."""
         information = torch.cat([self._given_draws(rows)[1] for rows in features.split(_ROWS)])
         return {**super().ood_scores(features), "mutual_information": information}
+
+    @torch.no_grad()
+    def p_value(self, features: Tensor) -> Tensor:
+        """Of the exact mean and variance of the gap between the two top classes, for 20 draws, [B]."""
+        logits = self.layer.logit_predictive(self._standardised(features))
+        means, top = logits.mean.topk(2, dim=-1)
+        variances = logits.covariance_diagonal.gather(1, top).sum(dim=-1)  # the classes' weights are independent
+        return paired_p_value((means[:, 0] - means[:, 1]) / variances.sqrt(), 20)
 
     @torch.no_grad()
     def _given_draws(self, features: Tensor) -> tuple[Tensor, Tensor]:
