@@ -47,7 +47,8 @@ class Command:
     Attributes:
         script: below scripts/.
         arguments: its command line but for --output; {place} stands for data and models.
-        result: name of its file of results.
+        result: name of its file of results: with a list of "runs", or of one run.
+        output: flag that says where results go; --output_dir takes the folder of `result`.
         recipe: of whole trainings: paper, released, best or cpu.
         needs: hardware or data that a reader may lack, for rows that were not run.
         packages: modules beyond the library's own, and the extra that brings them.
@@ -56,6 +57,7 @@ class Command:
     script: str
     arguments: str
     result: str
+    output: str = "--output"
     recipe: str | None = None
     needs: str | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -63,21 +65,39 @@ class Command:
 
 @dataclass(frozen=True)
 class Column:
-    """A measure of a table; `scale` times the stored value is shown with `digits` decimals."""
+    """A measure of a table; `scale` times the stored value is shown with `digits` decimals.
+
+    Attributes:
+        measure: its name in paper.yaml and, unless `stored` says another, in result files.
+        label: of the column.
+    """
 
     measure: str
     label: str
     scale: float = 1.0
     digits: int = 3
+    stored: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The measure's name in result files."""
+        return self.stored or self.measure
 
 
 @dataclass(frozen=True)
 class Ours:
-    """Where a row's figures lie: the runs of a command's result file that agree with `where`."""
+    """Where a row's figures lie: the runs of a command's result file that agree with `where`.
+
+    Attributes:
+        command, where: as said.
+        words: what this run is, beyond its recipe.
+        compare: whether the difference to the paper means anything: it does not on other images.
+    """
 
     command: str
     where: Mapping[str, Any] = field(default_factory=dict)
-    measures: Mapping[str, str] = field(default_factory=dict)  # column's measure -> its name in the file, if another
+    words: str = ""
+    compare: bool = True
 
 
 @dataclass(frozen=True)
@@ -175,8 +195,9 @@ class Catalogue:
         filled = command.arguments.format(
             **{**{place: shown(one) for place, one in self.places.items()}, **(where or {})}
         )
-        output = (Path(results) / command.result).as_posix()
-        return [f"scripts/{command.script}", *shlex.split(filled), "--output", output]
+        path = Path(results) / command.result
+        output = (path.parent if command.output == "--output_dir" else path).as_posix()
+        return [f"scripts/{command.script}", *shlex.split(filled), command.output, output]
 
     def paths(self, name: str, folders: Mapping[str, str | None]) -> dict[str, str]:
         """{place: path or Hub id} of what a command reads.
@@ -240,7 +261,7 @@ def read_catalogue(folder: Path = DATA) -> Catalogue:
 def read_runs(results: Path, command: Command) -> list[dict[str, Any]] | None:
     """The runs of a command's result file, one level deep; None where it was not run."""
     found = read_result(results, command)
-    return None if found is None else [flat(one) for one in found["runs"]]
+    return None if found is None else [flat(one) for one in found.get("runs", [found])]
 
 
 def read_result(results: Path, command: Command) -> dict[str, Any] | None:

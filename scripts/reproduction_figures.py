@@ -45,10 +45,11 @@ def published_beside_ours(catalogue: Catalogue, table: Table, results: Path) -> 
             for ours in row.ours:
                 command = catalogue.commands[ours.command]
                 runs = read_runs(results, command) or []
-                figure = figure_of(runs, ours.where, ours.measures.get(column.measure, column.measure))
+                figure = figure_of(runs, ours.where, column.name)
                 if figure is not None:
                     sd = None if figure.sd is None else figure.sd * column.scale
-                    name = f"ours, recipe {command.recipe}" if command.recipe else "ours"
+                    words = [ours.words, f"recipe {command.recipe}" if command.recipe else ""]
+                    name = ", ".join(["ours", *(one for one in words if one)])
                     series.setdefault(name, {})[row.name] = figure.mean * column.scale, sd
         panels[column.label] = series
     return published_comparison_plot(panels, f"{table.title.partition(':')[0]}, {group.title}")
@@ -63,4 +64,4 @@ def accuracy_by_decile(catalogue: Catalogue, table: Table, results: Path) -> Fig
     return accuracy_by_decile_plot({name: np.mean(values, axis=0) for name, values in heads.items()})
 
 
-DRAWINGS: dict[str, Callable[[Catalogue, Table, Path], Figure]] = {"figure2": accuracy_by_decile}
+DRAWINGS: dict[str, Callable[[Catalogue, Table, Path], Figure]] = {"table1": published_beside_ours, "table4": published_beside_ours, "figure2": accuracy_by_decile}

@@ -153,12 +153,12 @@ def compared_cells(
     runs = None if ours is None else read_runs(results, catalogue.commands[ours.command])
     if ours is None or runs is None:
         return [published(paper, column), NOT_RUN, ""]
-    figure = figure_of(runs, ours.where, ours.measures.get(column.measure, column.measure))
+    figure = figure_of(runs, ours.where, column.name)
     if figure is None:
-        return [published(paper, column), "-", ""]
-    difference = (
-        f"{figure.mean * column.scale - paper[column.measure][0]:+.{column.digits}f}" if column.measure in paper else ""
-    )
+        return [published(paper, column), "-" if matching(runs, ours) else NOT_RUN, ""]
+    difference = ""
+    if column.measure in paper and ours.compare:
+        difference = f"{figure.mean * column.scale - paper[column.measure][0]:+.{column.digits}f}"
     return [published(paper, column), written(figure, column), difference.replace("-", "−")]
 
 
@@ -175,7 +175,7 @@ def own_table(catalogue: Catalogue, group: Group, results: Path) -> str:
     lines = []
     for key in keys:
         where = dict(zip(group.by, key, strict=True))
-        figures = [figure_of(able, where, column.measure) for column in group.columns]
+        figures = [figure_of(able, where, column.name) for column in group.columns]
         cells = [
             written(figure, column) if figure else "-" for figure, column in zip(figures, group.columns, strict=True)
         ]
@@ -201,12 +201,18 @@ def run_cell(catalogue: Catalogue, ours: Ours | None, results: Path) -> str:
         return "no such run here"
     command = catalogue.commands[ours.command]
     result = read_result(results, command)
-    recipe = f"recipe {command.recipe}, " if command.recipe else ""
+    recipe = (f"{ours.words}, " if ours.words else "") + (f"recipe {command.recipe}, " if command.recipe else "")
     if result is None:
         return f"{recipe}{NOT_RUN}: {command.needs or 'the command is below'}"
-    runs = read_runs(results, command) or []
-    count = sum(all(one.get(name) == value for name, value in ours.where.items()) for one in runs)
+    count = matching(read_runs(results, command) or [], ours)
+    if not count:
+        return f"{recipe}{NOT_RUN}: {command.needs or 'the command is below'}"
     return f"{recipe}{count} seed{'s' if count != 1 else ''}, {hardware(result)}"
+
+
+def matching(runs: Sequence[Mapping[str, Any]], ours: Ours) -> int:
+    """How many runs are of a row."""
+    return sum(all(one.get(name) == value for name, value in ours.where.items()) for one in runs)
 
 
 def hardware(result: Mapping[str, Any]) -> str:
