@@ -133,7 +133,8 @@ def _training(
     def num_epochs(num_images: int, min_steps: int) -> float:
         return epochs if is_asked_for else enough_epochs(num_images, batch_size, epochs, min_steps)
 
-    return Training(fit, num_epochs, 0 if is_asked_for else MIN_STEPS)
+    min_steps = training_arguments.get("tune_min_steps", MIN_STEPS)
+    return Training(fit, num_epochs, 0 if is_asked_for else min_steps)
 
 
 def _train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 import transformers
 
-import bndl_hf
 from bndl_hf.utils.files import written_whole
 
 
@@ -21,7 +21,7 @@ def describe_environment() -> dict[str, Any]:
     """Versions and hardware behind a figure: Python, libraries, processor, cores in use, accelerator."""
     return {
         "python": platform.python_version(),
-        "bndl-hf": bndl_hf.__version__,  # of this code: a checkout on the path has no metadata
+        "bndl-hf": sys.modules["bndl_hf"].__version__,  # of this code: a checkout on the path has no metadata
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
