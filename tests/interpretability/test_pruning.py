@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bndl_hf import BNDLConfig, BNDLForImageClassification
-from bndl_hf.baselines.heads import DenseDecisionLayer
+from bndl_hf.baselines import DenseDecisionLayer
 from bndl_hf.interpretability import prune
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training import fit_decision_layer

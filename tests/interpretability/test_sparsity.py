@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bndl_hf import BNDLConfig
-from bndl_hf.baselines.heads import DenseDecisionLayer
+from bndl_hf.baselines import DenseDecisionLayer
 from bndl_hf.interpretability import sparsity_report, sparsity_sweep
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.plots import sparsity_frontier_plot

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from bndl_hf.baselines.heads import HEADS, DenseDecisionLayer
+from bndl_hf.baselines.heads import HEADS
+from bndl_hf.baselines.point_mass import DenseDecisionLayer
 from bndl_hf.baselines.proximal import fit_elastic_net
 from bndl_hf.model.configuration_bndl import BNDLConfig
 

@@ -1,98 +1,27 @@
-"""Decision layers by name, each with its training recipe: this library's, the released one, NMF, and a dense layer.
+"""Decision layers by name, each with its training recipe: this library's, the released one, and the paper's baselines.
 
-NMF and the dense layer have point masses for posteriors (the limit k -> infinity of Sec. 3.3), so one Trainer and one
-prediction path serve all of them.
+All of them are a `PosteriorHead`, so one Trainer and one prediction path serve them. registry.py has heads of other
+kinds beside them.
 """
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from bndl_hf.baselines import belief_matching, dropout, ensemble, nmf, nmf_gelu
+from bndl_hf.baselines.belief_matching import BeliefMatchingDecisionLayer
+from bndl_hf.baselines.dropout import MCDropoutDecisionLayer
+from bndl_hf.baselines.ensemble import EnsembleDecisionLayer
+from bndl_hf.baselines.nmf import NMFDecisionLayer
+from bndl_hf.baselines.nmf_gelu import NMFGELUDecisionLayer
+from bndl_hf.baselines.point_mass import DenseDecisionLayer
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.model.weibull import WeibullPosterior
-
-
-class PointMassHead(PosteriorHead):
-    """A head that is certain of its scores and weights: softmax cross-entropy, no prior, every p-value 0 (1 for a tie).
-
-    It reads the features themselves, one factor a feature, and starts as `torch.nn.Linear` does.
-
-    Raises:
-        ValueError: the configuration names no feature width, or asks for a projection.
-    """
-
-    def __init__(self, config: BNDLConfig) -> None:
-        if config.projection != "none":
-            raise ValueError(
-                f"projection={config.projection!r}, but a {type(self).__name__} reads the features themselves; pass "
-                "projection='none'."
-            )
-        super().__init__(config, config.feature_dim)
-        linear = nn.Linear(*self.raw_loadings.shape)
-        with torch.no_grad():
-            self.raw_loadings.copy_(linear.weight.T)
-            if self.raw_bias is not None:
-                self.raw_bias.copy_(linear.bias)
-        self.float()  # whatever the default dtype
-
-    @abstractmethod
-    def means(self, values: Tensor, threshold: float) -> Tensor:
-        """What scores are of scaled features, and loadings of raw ones."""
-
-    def posterior_of_inputs(self, inputs: Tensor) -> WeibullPosterior:
-        """A point mass on E[theta], [B, D]."""
-        return _point_mass(self.means(inputs, self.config.score_threshold))
-
-    def loading_posterior(self) -> WeibullPosterior:
-        """A point mass on E[Phi], [D, C]."""
-        return _point_mass(self.means(self.raw_loadings, self.config.loading_threshold))
-
-    def kl_local(self, scores: WeibullPosterior) -> Tensor:
-        """Zero: there is no prior."""
-        return scores.mean.new_zeros(())
-
-    def kl_global(self, loadings: WeibullPosterior) -> Tensor:
-        """Zero: there is no prior."""
-        return loadings.mean.new_zeros(())
-
-
-class NMFDecisionLayer(PointMassHead):
-    """Non-negative matrix factorisation: relu(h) @ relu(W) + b, BNDL's limit of infinite concentration (Sec. 3.3)."""
-
-    def means(self, values: Tensor, threshold: float) -> Tensor:
-        """relu(x - c), as in Eqs. 9 and 11."""
-        return F.relu(values - threshold)
-
-
-class DenseDecisionLayer(PointMassHead):
-    """The usual linear head, weights of either sign."""
-
-    def means(self, values: Tensor, threshold: float) -> Tensor:
-        """x itself."""
-        return values
-
-    def zero_loadings(self, is_zero: Tensor) -> None:
-        """A weight of a dense layer cannot be zeroed for good: its gradient would bring it back.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("A dense layer is not pruned: nothing keeps a weight at zero. Pass loading_density=1.0.")
-
-
-def _point_mass(mean: Tensor) -> WeibullPosterior:
-    return WeibullPosterior(mean, mean.new_full((1, 1), math.inf))
 
 
 @dataclass(frozen=True)
@@ -106,6 +35,7 @@ class Head:
         callbacks: of the Trainer.
         predict: how it answers: "exact", or "monte_carlo" for heads trained by sampling, as their authors do.
         about: one line for tables.
+        citation: BibTeX of a head that is others'.
     """
 
     make: Callable[[BNDLConfig], PosteriorHead]
@@ -114,6 +44,7 @@ class Head:
     callbacks: tuple[TrainerCallback, ...] = ()
     predict: str = "exact"
     about: str = ""
+    citation: str = ""
 
 
 _RELEASED_RECIPE = {"num_train_epochs": 20, "per_device_train_batch_size": 128, "lr_scheduler_type": "constant"}
@@ -139,9 +70,42 @@ HEADS: dict[str, Head] = {
         {**_POINT, "normalize_features": False},
         {"num_train_epochs": 20},
         about="relu(h) @ relu(W) + b, deterministic",
+        citation=nmf.CITATION,
+    ),
+    "nmf_gelu": Head(
+        NMFGELUDecisionLayer,
+        {**_POINT, "normalize_features": False},
+        {"num_train_epochs": 20},
+        about="nmf, learning through the gradient of a GELU",
+        citation=nmf_gelu.CITATION,
     ),
     "dense": Head(
         DenseDecisionLayer, dict(_POINT), {"num_train_epochs": 30}, about="the usual linear head, retrained, 30 epochs"
+    ),
+    "mc_dropout": Head(
+        MCDropoutDecisionLayer,
+        {**_POINT, "objective": "sampled"},
+        {"num_train_epochs": 30, "weight_decay": 1e-4},
+        predict="monte_carlo",
+        about="dense on features dropped with p = .2, 20 masks to predict",
+        citation=dropout.CITATION,
+    ),
+    **{
+        name: Head(
+            BeliefMatchingDecisionLayer,
+            {**_POINT, "kl_local_weight": weight},
+            {"num_train_epochs": 30},
+            about=f"dense log-concentrations of a Dirichlet, lambda = {weight}",
+            citation=belief_matching.CITATION,
+        )
+        for name, weight in (("belief_matching", 0.01), ("belief_matching_0.003", 0.003))
+    },
+    "ensemble": Head(
+        EnsembleDecisionLayer,
+        dict(_POINT),
+        {"num_train_epochs": 30},
+        about="5 dense heads, the mean of their probabilities",
+        citation=ensemble.CITATION,
     ),
 }
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bndl_hf.baselines.heads import HEADS, DenseDecisionLayer
+from bndl_hf.baselines.heads import HEADS
+from bndl_hf.baselines.point_mass import DenseDecisionLayer
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.uncertainty import negative_log_likelihood
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from bndl_hf.model.evidence import Evidence, explain_logit
-from bndl_hf.model.logit_posterior import LogitPosterior
+from bndl_hf.model.logit_posterior import LogitPosterior, Posterior
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.model.weibull import WeibullPosterior
 
 
 def check_sees_images(model: object, pixel_values: Tensor) -> None:
@@ -63,9 +62,7 @@ def chosen_factors(factors: Tensor | Sequence[int] | int, batch_size: int, layer
     return chosen.reshape(1, -1).expand(batch_size, -1) if chosen.ndim < 2 else chosen
 
 
-def largest_parts(
-    scores: WeibullPosterior, layer: PosteriorHead, target: Tensor | int | None, top_k: int | None
-) -> Evidence:
+def largest_parts(scores: Posterior, layer: PosteriorHead, target: Tensor | int | None, top_k: int | None) -> Evidence:
     """The `top_k` largest parts of each image's logit of `target` (None: its top class); checks both."""
     with torch.autocast(device_type=layer.raw_loadings.device.type, enabled=False):
         return explain_logit(LogitPosterior(scores, layer.loading_posterior(), layer.bias), target, top_k)

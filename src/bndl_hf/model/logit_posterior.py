@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .mean_field import Recalibration
-from .weibull import WeibullPosterior
+
+
+class Posterior(Protocol):
+    """Random numbers known by their exact moments and by draws: a `WeibullPosterior`, or that of another head."""
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], any shape."""
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[x], of the shape of the mean."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of every entry."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,8 @@ class LogitPosterior:
         bias: [C].
     """
 
-    scores: WeibullPosterior
-    loadings: WeibullPosterior
+    scores: Posterior
+    loadings: Posterior
     bias: Tensor
 
     @cached_property

@@ -188,7 +188,7 @@ class BNDLModel(BNDLPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             **backbone_inputs,
         )
-        scores = self.decision_layer.scores(backbone["logits"])
+        scores = self.decision_layer(backbone["logits"], answer=lambda random: random.scores)
         output = BNDLModelOutput(
             factor_scores=scores.mean,
             concentration=scores.concentration.expand_as(scores.mean),

@@ -23,13 +23,12 @@ from .configuration_checks import check_num_samples
 from .decisions import Decisions, store_abstention, store_conformal, store_decisions, store_temperature
 from .evidence import Evidence, explain_logit
 from .familiarity import Familiarity
-from .logit_posterior import LogitPosterior
+from .logit_posterior import LogitPosterior, Posterior
 from .loss import likelihood_loss, negative_elbo
 from .mean_field import Recalibration
 from .outputs import BNDLImageClassifierOutput
 from .prediction_sets import ConformalPredictor
 from .predictive import BNDLPrediction, predict_by_sampling, predict_exactly
-from .weibull import WeibullPosterior
 
 AnswerT = TypeVar("AnswerT")
 
@@ -70,19 +69,19 @@ class PosteriorHead(nn.Module, ABC):
     # ---- what a head is ----
 
     @abstractmethod
-    def posterior_of_inputs(self, inputs: Tensor) -> WeibullPosterior:
+    def posterior_of_inputs(self, inputs: Tensor) -> Posterior:
         """q(theta | h) of `inputs` [B, D]: means [B, K], concentrations [B, 1] or [B, K]."""
 
     @abstractmethod
-    def loading_posterior(self) -> WeibullPosterior:
+    def loading_posterior(self) -> Posterior:
         """q(Phi): means [K, C], concentrations [K, 1] or [K, C]."""
 
     @abstractmethod
-    def kl_local(self, scores: WeibullPosterior) -> Tensor:
+    def kl_local(self, scores: Any) -> Tensor:
         """KL of the scores to their prior: sum over factors, mean over the images, nats."""
 
     @abstractmethod
-    def kl_global(self, loadings: WeibullPosterior) -> Tensor:
+    def kl_global(self, loadings: Any) -> Tensor:
         """KL of the loadings to their prior: sum over all entries, nats."""
 
     @property
@@ -99,7 +98,7 @@ class PosteriorHead(nn.Module, ABC):
         features, power = features.float(), self.config.feature_power
         return (features if power == 1 else signed_power(features, power)) * self.feature_scale
 
-    def score_posterior(self, features: Tensor) -> WeibullPosterior:
+    def score_posterior(self, features: Tensor) -> Posterior:
         """q(theta | h) of features [B, D] (Eqs. 8-9): means [B, K], concentrations [B, 1] or [B, K]."""
         return self.posterior_of_inputs(self.inputs(features))
 
@@ -131,22 +130,36 @@ class PosteriorHead(nn.Module, ABC):
             inputs = self.inputs(features)
             if self.training and self.config.feature_noise:
                 inputs = inputs + self.config.feature_noise * torch.randn_like(inputs)
-            random = LogitPosterior(self.posterior_of_inputs(inputs), self.loading_posterior(), self.bias)
-            if not self.training:
-                logits = random.damped(random.top_two[0], Decisions.of(self.config).recalibration)
-            elif self.config.objective == "sampled":
-                logits = random.sample()  # one draw of theta per image and of Phi per batch (Sec. 3.4)
-            else:
-                logits = random.damped(random.top_two[0] if labels is None else labels, Recalibration())
-            loss = nll = kl_local = kl_global = None
-            if labels is not None:
-                loss = nll = likelihood_loss(logits, labels)
-                kl_local, kl_global = self.kl_local(random.scores), self.kl_global(random.loadings)
-                if self.training:
-                    loss = negative_elbo(nll, kl_local, kl_global, self.config)
-            return BNDLImageClassifierOutput(
-                loss, logits, nll, kl_local, kl_global, logits_mean=random.mean, factor_scores=random.scores.mean
+            return self.output_of(
+                LogitPosterior(self.posterior_of_inputs(inputs), self.loading_posterior(), self.bias), labels
             )
+
+    def output_of(self, random: LogitPosterior, labels: Tensor | None) -> BNDLImageClassifierOutput:
+        """What `forward` makes of the random logits; a head with a loss of its own has one of these."""
+        logits = self.logits_of(random, labels)
+        loss = nll = kl_local = kl_global = None
+        if labels is not None:
+            loss = nll = self.likelihood_loss(logits, labels)
+            kl_local, kl_global = self.kl_local(random.scores), self.kl_global(random.loadings)
+            if self.training:
+                loss = negative_elbo(nll, kl_local, kl_global, self.config)
+        return BNDLImageClassifierOutput(
+            loss, logits, nll, kl_local, kl_global, logits_mean=random.mean, factor_scores=random.scores.mean
+        )
+
+    def logits_of(self, random: LogitPosterior, labels: Tensor | None) -> Tensor:
+        """`logits` of `forward`, [B, C]: of the predictive in evaluation mode, of the objective while training."""
+        if not self.training:
+            return random.damped(random.top_two[0], Decisions.of(self.config).recalibration)
+        if self.config.objective == "sampled":
+            return random.sample()  # one draw of theta per image and of Phi per batch (Sec. 3.4)
+        return random.damped(random.top_two[0] if labels is None else labels, Recalibration())
+
+    def likelihood_loss(
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """What the labels cost where `forward` gave `logits`; see `loss.likelihood_loss`, which has the arguments."""
+        return likelihood_loss(logits, labels, class_weights, label_smoothing)
 
     # ---- answers ----
 
@@ -164,13 +177,10 @@ class PosteriorHead(nn.Module, ABC):
         if method not in ("exact", "monte_carlo"):
             raise ValueError(f"method={method!r} is unknown; choose 'exact' or 'monte_carlo'.")
         check_num_samples(num_samples)
-        threshold, decisions = self.config.certainty_threshold, Decisions.of(self.config)
+        decisions = Decisions.of(self.config)
 
         def answer(random: LogitPosterior) -> BNDLPrediction:
-            if method == "exact":
-                prediction = predict_exactly(random, num_samples, threshold, decisions.recalibration)
-            else:
-                prediction = predict_by_sampling(random, num_samples, threshold, decisions.recalibration, generator)
+            prediction = self.prediction_of(random, method, num_samples, decisions.recalibration, generator)
             if self.familiarity is not None:
                 distance, statistic = self.familiarity(features, prediction.logits_mean)
                 found = {"mahalanobis_distance": distance, "fisher_statistic": statistic}
@@ -178,6 +188,20 @@ class PosteriorHead(nn.Module, ABC):
             return decisions.apply(prediction, abstain_below)
 
         return self._answer(features, answer)
+
+    def prediction_of(
+        self,
+        random: LogitPosterior,
+        method: str,
+        num_samples: int,
+        recalibration: Recalibration,
+        generator: torch.Generator | None,
+    ) -> BNDLPrediction:
+        """What `predict` makes of the random logits, before anything is decided on it."""
+        threshold = self.config.certainty_threshold
+        if method == "exact":
+            return predict_exactly(random, num_samples, threshold, recalibration)
+        return predict_by_sampling(random, num_samples, threshold, recalibration, generator)
 
     @torch.no_grad()
     def explain(
@@ -190,7 +214,7 @@ class PosteriorHead(nn.Module, ABC):
         """The parts of a logit for features [B, D]; see `BNDLForImageClassification.explain`."""
         return self._answer(features, lambda random: explain_logit(random, target, top_k, against))
 
-    def scores(self, features: Tensor) -> WeibullPosterior:
+    def scores(self, features: Tensor) -> Posterior:
         """`score_posterior` for features as they come: checked, outside autocast, with the hooks of `forward`."""
         return self._answer(features, lambda random: random.scores)
 

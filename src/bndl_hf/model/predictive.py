@@ -195,16 +195,39 @@ def predict_by_sampling(
         log_probs = recalibration.log_probs(gap_mean, gap_variance)
         given_loadings += log_probs.exp() / num_samples
         conditional_entropy += _entropy(log_probs) / num_samples
-    samples = torch.stack(draws)  # [S, B, C]
+    epistemic = _entropy(given_loadings.clamp_min(torch.finfo(centre.dtype).tiny).log()) - conditional_entropy
+    evidence = scores.mean.sum(dim=-1)
+    return predict_from_draws(torch.stack(draws), evidence, threshold, recalibration, epistemic)
+
+
+def predict_from_draws(
+    samples: Tensor,
+    evidence: Tensor,
+    threshold: float,
+    recalibration: Recalibration,
+    epistemic: Tensor | None = None,
+) -> BNDLPrediction:
+    """The prediction that S draws of the logits make, whatever they were drawn from.
+
+    Args:
+        samples: draws of the logits, [S, B, C] with S >= 2.
+        evidence: [B].
+        threshold: `is_certain` is p_value < threshold.
+        recalibration: T and v; the probabilities are the mean over draws of the softmax of the recalibrated logits.
+        epistemic: the part of the entropy that the weights leave open, [B], nats, held within [0, total]; None: all
+            that the draws differ in, the mutual information of label and draw.
+    """
     recalibrated = recalibration.samples(samples)
-    probs = recalibrated.softmax(dim=-1).mean(dim=0)
+    each = recalibrated.softmax(dim=-1)  # [S, B, C]
+    probs = each.mean(dim=0)
     mean = samples.mean(dim=0)
     first, second = mean.topk(2, dim=-1).indices.unbind(dim=-1)
     margins = pick(recalibrated, first) - pick(recalibrated, second)  # [S, B]
     gap_ratio = _ratio(margins.mean(dim=0), margins.std(dim=0))
-    p_value = paired_p_value(gap_ratio, num_samples)
+    p_value = paired_p_value(gap_ratio, len(samples))
     total = _entropy(probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
-    epistemic = _entropy(given_loadings.clamp_min(torch.finfo(probs.dtype).tiny).log()) - conditional_entropy
+    if epistemic is None:
+        epistemic = total - torch.special.entr(each).sum(dim=-1).mean(dim=0)
     epistemic = torch.minimum(epistemic.clamp_min(0), total)
     return BNDLPrediction(
         probs=probs,
@@ -212,7 +235,7 @@ def predict_by_sampling(
         logits_mean=mean,
         logits_variance=samples.var(dim=0),
         gap_variance=(samples - pick(samples, first)[..., None]).var(dim=0),
-        evidence=scores.mean.sum(dim=-1),
+        evidence=evidence,
         gap_ratio=gap_ratio,
         p_value=p_value,
         flip_probability=((margins < 0).to(probs.dtype) + 0.5 * (margins == 0)).mean(dim=0),
@@ -220,7 +243,7 @@ def predict_by_sampling(
         total=total,
         aleatoric=total - epistemic,
         epistemic=epistemic,
-        is_answered=torch.ones_like(top, dtype=torch.bool),
+        is_answered=torch.ones_like(first, dtype=torch.bool),
         logits_samples=samples,
     )
 

@@ -22,7 +22,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from bndl_hf.model.backbone_inputs import features_of
-from bndl_hf.model.loss import add_up, elbo_terms, likelihood_loss
+from bndl_hf.model.loss import add_up, elbo_terms
 from bndl_hf.model.modeling_bndl import BNDLForImageClassification
 from bndl_hf.model.outputs import BNDLImageClassifierOutput
 from bndl_hf.model.posterior_head import PosteriorHead
@@ -281,7 +281,7 @@ class BNDLTrainer(TunedTraining, SafeCheckpoints, HubPublishing, Trainer):
             return self.compute_loss_func(output, labels, num_items_in_batch=len(labels))
         smoothing = self.args.label_smoothing_factor
         if training and (self._class_weights is not None or smoothing):
-            return likelihood_loss(output.logits, labels, self._class_weights, smoothing)
+            return self.decision_layer.likelihood_loss(output.logits, labels, self._class_weights, smoothing)
         return output.nll
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, largest_parts
 from bndl_hf.interpretability.maps.token_grid import token_grid
 from bndl_hf.model.evaluation_view import evaluation_view
+from bndl_hf.model.logit_posterior import Posterior
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
-from bndl_hf.model.weibull import WeibullPosterior
 
 
 def gradcam(
@@ -55,7 +55,7 @@ def gradcam(
         raise ValueError(f"target={target} and factor={factor}: Grad-CAM explains a class or a factor; pass one.")
     layer = model.decision_layer
 
-    def coefficients(scores: WeibullPosterior) -> Tensor:  # [B, 1, K]
+    def coefficients(scores: Posterior) -> Tensor:  # [B, 1, K]
         if factor is None:
             return layer.factor_loadings.T[largest_parts(scores, layer, target, top_k=1).target][:, None]
         factors = torch.as_tensor(factor)
@@ -72,7 +72,7 @@ def gradcam(
 
 def gradcam_on_grid(
     model: BNDLPreTrainedModel,
-    coefficients: Callable[[WeibullPosterior], Tensor],
+    coefficients: Callable[[Posterior], Tensor],
     pixel_values: Tensor,
     **backbone_inputs: Tensor | bool | None,
 ) -> Tensor:

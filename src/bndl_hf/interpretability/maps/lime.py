@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bndl_hf.interpretability.choices import check_sees_images, chosen_factors, largest_parts
 from bndl_hf.model.evaluation_view import evaluation_view
+from bndl_hf.model.logit_posterior import Posterior
 from bndl_hf.model.modeling_bndl import BNDLPreTrainedModel
-from bndl_hf.model.weibull import WeibullPosterior
 
 # Width of the exponential kernel on the cosine distance of which super-pixels are shown: Ribeiro et al.'s for images.
 _KERNEL_WIDTH = 0.25
@@ -155,7 +155,7 @@ def _captum() -> tuple[Any, Any]:
     return Lime, SkLearnRidge
 
 
-def _score_posterior(model: BNDLPreTrainedModel, images: Tensor) -> WeibullPosterior:
+def _score_posterior(model: BNDLPreTrainedModel, images: Tensor) -> Posterior:
     """q(theta | h) of a batch of images."""
     features = model.extract_features(images)
     with torch.autocast(device_type=images.device.type, enabled=False):
