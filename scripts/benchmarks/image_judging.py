@@ -7,7 +7,6 @@ ensemble). Both give `BNDLPrediction`s, and the rest is the same.
 
 from __future__ import annotations
 
-import math
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,14 +17,14 @@ from torch import Tensor
 
 from bndl_hf.model.mean_field import Recalibration
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.model.predictive import BNDLPrediction, paired_p_value
+from bndl_hf.model.predictive import BNDLPrediction, predict_from_draws
 from bndl_hf.uncertainty import fit_temperature, ood_auroc, ood_scores, summarize
 from bndl_hf.utils.results import seconds_taken
 
 NUM_DRAWS = 20  # the paper's, App. A.1
 # Scores that mean the same for every system.
 OOD_SCORES = ("max_probability", "entropy", "energy", "mutual_information", "z")
-_TIMED_IMAGES, _TIMINGS = 256, 15
+TIMED_IMAGES, _TIMINGS = 256, 15
 
 
 class Answers(ABC):
@@ -77,56 +76,13 @@ class DrawnAnswers(Answers):
         self.sparsity = sparsity
 
     def predict(self, rows: Tensor) -> BNDLPrediction:
-        """The mean over draws of the softmax."""
-        return predict_of_draws(rows.transpose(0, 1), self.temperature)
+        """The mean over draws of the softmax; there is no evidence to speak of."""
+        nothing = torch.full((len(rows),), torch.nan)
+        return predict_from_draws(rows.transpose(0, 1), nothing, 0.05, Recalibration(self.temperature, 1.0))
 
     def draw(self, rows: Tensor) -> BNDLPrediction:
         """The same: it has no other answer."""
         return self.predict(rows)
-
-
-def predict_of_draws(logits: Tensor, temperature: float = 1.0) -> BNDLPrediction:
-    """The prediction of logits [S, B, C] that came from S networks.
-
-    Returns:
-        Probabilities are the mean of the softmax of logits / T; `epistemic` is the mutual information of label and
-        network (Houlsby et al. 2011, arXiv:1112.5745), nats; p-values are of the paired t-test over the S draws.
-        `evidence` means nothing here and is NaN.
-    """
-    recalibrated = Recalibration(temperature, 1.0).samples(logits)
-    every = recalibrated.log_softmax(dim=-1)
-    log_probs = every.logsumexp(dim=0) - math.log(len(every))
-    probs, mean = log_probs.exp(), logits.mean(dim=0)
-    first, second = mean.topk(2, dim=-1).indices.unbind(dim=-1)
-
-    def gaps(other: Tensor) -> Tensor:
-        chosen, others = (recalibrated.gather(2, i.expand(len(every), -1)[..., None]) for i in (first, other))
-        return (chosen - others)[..., 0]  # [S, B]
-
-    margins = gaps(second)
-    spread = margins.std(dim=0)
-    gap_ratio = torch.where(margins.mean(dim=0) == 0, 0.0, margins.mean(dim=0) / spread)
-    p_value = paired_p_value(gap_ratio, len(every))
-    total = torch.special.entr(probs).sum(dim=-1)
-    epistemic = (total - torch.special.entr(every.exp()).sum(dim=-1).mean(dim=0)).clamp_min(0)
-    own = logits.gather(2, first.expand(len(logits), -1)[..., None])
-    return BNDLPrediction(
-        probs=probs,
-        predicted_labels=probs.argmax(dim=-1),
-        logits_mean=mean,
-        logits_variance=logits.var(dim=0),
-        gap_variance=(logits - own).var(dim=0),
-        evidence=torch.full_like(total, torch.nan),
-        gap_ratio=gap_ratio,
-        p_value=p_value,
-        flip_probability=(margins < 0).to(probs.dtype).mean(dim=0),
-        is_certain=p_value < 0.05,
-        total=total,
-        aleatoric=total - epistemic,
-        epistemic=epistemic,
-        is_answered=torch.ones_like(first, dtype=torch.bool),
-        logits_samples=logits,
-    )
 
 
 def judge(answers: Answers, rows: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -19,11 +19,21 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "images"
 _CHOICES = {
     "augmentation": IN_MEMORY_AUGMENTATIONS,
     "optimizer": ("sgd", "adamw"),
+    "head_optimizer": ("adamw", "backbone"),
     "schedule": ("step", "cosine", "constant"),
     "precision": ("bf16", "float32"),
     "compile": ("none", "backbone", "all"),
 }
-_POSITIVE = ("width", "image_size", "epochs", "batch_size", "learning_rate", "step_epochs", "step_factor")
+_POSITIVE = (
+    "width",
+    "image_size",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "head_learning_rate",
+    "step_epochs",
+    "step_factor",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +53,8 @@ class Recipe:
         optimizer: "sgd" or "adamw".
         learning_rate, momentum, nesterov, weight_decay: of the optimizer (momentum and nesterov of SGD alone).
         decay_all: whether norms and biases decay too.
-        head_learning_rate: of a decision layer with a posterior; None is the backbone's.
-        head_weight_decay: of such a layer.
+        head_optimizer: of the layer of `bndl`: "adamw", without decay, or "backbone", as all else.
+        head_learning_rate: of that AdamW; it follows the same schedule.
         schedule: "step" multiplies the rate by `step_factor` every `step_epochs`, "cosine" ends at zero.
         warmup_epochs: over which the rate rises from zero first.
         label_smoothing: while training.
@@ -70,8 +80,8 @@ class Recipe:
     nesterov: bool
     weight_decay: float
     decay_all: bool
-    head_learning_rate: float | None
-    head_weight_decay: float
+    head_optimizer: str
+    head_learning_rate: float
     schedule: str
     step_epochs: float
     step_factor: float

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from bndl_hf.utils.results import write_json
 from image_recipes import Recipe
 
 PLAIN = ("plain", "mc_dropout")
-# Heads of `bndl_hf.baselines` that stand where the linear layer was; those that this version does not have are left out.
+# Heads of `bndl_hf.baselines` in place of the linear layer; those that this version does not have are left out.
 WITH_HEAD = tuple(name for name in ("nmf", "nmf_gelu", "belief_matching") if name in HEADS)
 WITH_PRIOR = ("bndl", "released")
 TRAINED = (*PLAIN, *WITH_HEAD, *WITH_PRIOR)
@@ -143,7 +143,8 @@ def build(system: str, recipe: Recipe, num_labels: int, seed: int) -> Any:
     kind: type[BNDLForImageClassification] = BNDLForImageClassification
     fields: dict[str, Any] = {"preset": "released_resnet"} if system == "released" else {}
     if system in WITH_HEAD:
-        kind, fields = with_head(system), dict(HEADS[system].config)
+        # Features as they come: SGD's rate is for those, not for features in units of their spread.
+        kind, fields = with_head(system), {**HEADS[system].config, "normalize_features": False}
     set_seed(seed + 1)  # of the head: whatever the backbone drew
     model = kind(BNDLConfig.from_backbone_config(config, num_labels=num_labels, **fields))
     if system == "bndl":
@@ -153,30 +154,75 @@ def build(system: str, recipe: Recipe, num_labels: int, seed: int) -> Any:
     return model
 
 
+class Joined(torch.optim.Optimizer):
+    """Several optimizers of different parameters as one: one step, one schedule, one state."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step of each."""
+        if closure is not None:
+            raise ValueError("Joined optimizers take no closure; compute the loss before the step.")
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the state of each."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]  # new ones by now
+
+
 def make_optimizer(model: nn.Module, system: str, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
-    """The recipe's optimizer, with the rate and decay of a layer with a prior where that is one."""
-    layer = model.decision_layer if system == "bndl" else None  # the released code treats its layer as the backbone
-    of_layer = set() if layer is None else {id(p) for p in layer.parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in (p for p in model.parameters() if p.requires_grad):
-        rate, decay = recipe.learning_rate, recipe.weight_decay
-        if id(parameter) in of_layer:
-            rate, decay = recipe.head_learning_rate or rate, recipe.head_weight_decay
-        elif parameter.ndim < 2 and not recipe.decay_all:
-            decay = 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    given: Any = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+    """The recipe's optimizer; the layer of `bndl` has AdamW, as in `BNDLTrainer`, unless the recipe says otherwise.
+
+    One learning rate cannot serve both: that layer reads features in units of their spread, whose products are tens to
+    hundreds of times larger than those of plain features. The released code treats its layer as the backbone.
+    """
+    has_own = system == "bndl" and recipe.head_optimizer == "adamw"
+    own = [p for p in model.decision_layer.parameters() if p.requires_grad] if has_own else []
+    groups: dict[bool, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad and not any(parameter is p for p in own):
+            groups.setdefault(recipe.decay_all or parameter.ndim >= 2, []).append(parameter)
+    given: Any = [
+        {"params": group, "weight_decay": recipe.weight_decay if decays else 0.0} for decays, group in groups.items()
+    ]
+    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(given, fused=fused)
-    return torch.optim.SGD(given, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+        optimizer = torch.optim.AdamW(given, lr=recipe.learning_rate, fused=fused)
+    else:
+        momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+        optimizer = torch.optim.SGD(given, lr=recipe.learning_rate, fused=fused, **momentum)
+    if not own:
+        return optimizer
+    return Joined(optimizer, torch.optim.AdamW(own, lr=recipe.head_learning_rate, weight_decay=0.0, fused=fused))
 
 
-class PlainTrainer(SafeCheckpoints):
+class Uncounted(Trainer):
+    """A Trainer that does not count floating-point operations, which costs as much as a step of a small network."""
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """None are counted."""
+        return 0
+
+
+class PlainTrainer(Uncounted, SafeCheckpoints):
     """transformers' Trainer with this library's checkpoints: whole or not there, and resumed exactly."""
 
 
+class HeadTrainer(Uncounted, BNDLTrainer):
+    """`BNDLTrainer`, uncounted."""
+
+
 class Progress(TrainerCallback):
-    """A line an epoch with its seconds and the time left; a checkpoint every so many minutes; torch.compile at the start.
+    """A line an epoch with its seconds and the time left, a checkpoint now and then, torch.compile at the start.
 
     Args:
         name: of the run.
@@ -192,6 +238,7 @@ class Progress(TrainerCallback):
         self._epoch_started = self._saved = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Compile what is to be, and start the clock."""
         self._saved = time.perf_counter()
         if self.compiles != "none":
             backbone = model.backbone if hasattr(model, "backbone") else model.base_model
@@ -200,9 +247,11 @@ class Progress(TrainerCallback):
                 model.decision_layer.compile(dynamic=False)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock of the epoch."""
         self._epoch_started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint when it is time."""
         if time.perf_counter() - self._saved > self.save_seconds:
             control.should_save, self._saved = True, time.perf_counter()
 
@@ -222,8 +271,9 @@ class Progress(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Networks are judged as they are, not compiled."""
         for module in model.modules():
-            module._compiled_call_impl = None  # judged as it is
+            module._compiled_call_impl = None
 
 
 @dataclass
@@ -272,8 +322,6 @@ class Networks:
 
     def _claim(self, place: Path, system: str, seed: int) -> None:
         """Note what is trained in a folder; another training there is an error, or removed without `resume`."""
-        from dataclasses import asdict
-
         asked = {"system": system, "seed": seed, "max_steps": self.max_steps, "recipe": asdict(self.recipe)}
         note = place / "run.json"
         if not self.resume:
@@ -324,7 +372,7 @@ class Networks:
         if recipe.epochs > 10:
             same |= {"save_strategy": "steps", "save_steps": 10 * steps}
         is_plain = system in PLAIN
-        kind: Callable[..., Trainer] = PlainTrainer if is_plain else BNDLTrainer
+        kind: Callable[..., Trainer] = PlainTrainer if is_plain else HeadTrainer
         arguments = TrainingArguments(**same) if is_plain else BNDLTrainingArguments(**same)
         progress = Progress(f"{system}, seed {seed}", self.quiet, self.save_minutes, recipe.compile)
         trainer = kind(

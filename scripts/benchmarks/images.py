@@ -13,8 +13,8 @@ bndl, this library's layer; released, the authors'. All start from the same back
 the same order.
 
 A run that is finished is kept, in the results and as weights in --work_dir; one that was interrupted goes on from its
-last checkpoint. Several processes may share --work_dir and --data_cache, but each writes an --output of its own; --merge
-makes one of them.
+last checkpoint. Several processes may share --work_dir and --data_cache, but each writes an --output of its own, and
+--merge makes one of them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from bndl_hf.data import DataArguments
 from bndl_hf.utils.command_line import run
 from bndl_hf.utils.results import read_finished
 from common import Arguments, finish_runs, json_object, mean_over_seeds, parse, table, write_result
-from image_judging import NUM_DRAWS, DrawnAnswers, HeadAnswers, cost_of, judge
+from image_judging import NUM_DRAWS, TIMED_IMAGES, DrawnAnswers, HeadAnswers, cost_of, judge
 from image_recipes import Recipe
-from image_training import TRAINED, WITH_PRIOR, ImageTask, Networks, build, features_reader, head_of
+from image_training import TRAINED, ImageTask, Networks, build, features_reader, head_of
 
 SYSTEMS = (*TRAINED[:2], "ensemble", *TRAINED[2:])
 MEMBERS = 3
@@ -55,7 +55,9 @@ class ImagesArguments(Arguments):
         default_factory=list, metadata={"help": "Out-of-distribution images, each NAME=DATASET."}
     )
     systems: list[str] = field(default_factory=lambda: list(SYSTEMS), metadata={"help": f"Of: {', '.join(SYSTEMS)}."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the trainings, one after another."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "Seeds of the trainings, one after another."}
+    )
     epochs: float | None = field(default=None, metadata={"help": "Passes over the images."})
     max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, for a try; -1 trains all epochs."})
     train_images: int | None = field(default=None, metadata={"help": "Images to train on."})
@@ -63,13 +65,13 @@ class ImagesArguments(Arguments):
     width: float | None = field(default=None, metadata={"help": "Width of the network, times ResNet-18's."})
     precision: str | None = field(default=None, metadata={"help": "bf16 or float32."})
     compile: str | None = field(default=None, metadata={"help": "What torch.compile gets: none, backbone or all."})
-    change: str = field(default="{}", metadata={"help": "Other keys of the recipe, as JSON: '{\"learning_rate\": 0.05}'."})
+    change: str = field(
+        default="{}", metadata={"help": "Other keys of the recipe, as JSON: '{\"learning_rate\": 0.05}'."}
+    )
     work_dir: str | None = field(
         default=None, metadata={"help": "Checkpoints and weights; default: beside --output, NAME_runs/."}
     )
-    data_cache: str | None = field(
-        default=None, metadata={"help": "Decoded images; default: images/ in --work_dir."}
-    )
+    data_cache: str | None = field(default=None, metadata={"help": "Decoded images; default: images/ in --work_dir."})
     resume: bool = field(default=True, metadata={"help": "Go on where an interrupted training was."})
     save_minutes: float = field(default=2.0, metadata={"help": "Between checkpoints."})
     merge: list[str] = field(
@@ -137,7 +139,7 @@ class Comparison:
             torch.manual_seed(seed)
             rows = self.rows(lambda pixels: passes(models[0], pixels))
         else:
-            method = "monte_carlo" if system == "released" else "exact"
+            method = "exact" if system == "plain" else HEADS[system].predict
             rows = self.rows(features_reader(models[0]))
             answers = HeadAnswers(head_of(models[0]), method)
         labels = {part: y for part, (_, y) in self.task.parts.items()}
@@ -153,7 +155,7 @@ class Comparison:
         """Seconds of an answer over seconds of a forward pass of the plain network: exact, or by draws."""
         device = self.networks.device
         test = self.task.in_memory("test", device)
-        pixels = test.__getitems__(range(min(256, len(test))))["pixel_values"]
+        pixels = test.__getitems__(range(min(TIMED_IMAGES, len(test))))["pixel_values"]
         plain = build("plain", self.recipe, len(self.task.label_names), 0).to(device).eval()
         if self.recipe.channels_last:
             plain.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""A dataset of small images held decoded, on the device that trains on it: cropped, mirrored and scaled there, by batch.
+"""Small images held decoded on the device that trains on them: cropped, mirrored and scaled there, batch by batch.
 
 Reading a row the usual way decodes, augments and processes one image in about a millisecond, which an accelerator that
 trains on a thousand images in ten milliseconds would wait for. Fifty thousand images of 32 x 32 pixels are 150 MB as
