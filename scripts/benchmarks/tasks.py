@@ -47,14 +47,15 @@ from tqdm.auto import tqdm
 
 from bndl_hf import BNDLConfig
 from bndl_hf.baselines import (
+    CLASSIFIERS,
     HEADS,
     Classifier,
     FeatureTask,
-    LaplaceClassifier,
     PosteriorClassifier,
-    VariationalLastLayer,
     current_defaults,
     elastic_net_path,
+    fit_classifier,
+    head_names,
     logistic_regression,
     train_head,
 )
@@ -80,6 +81,7 @@ HEADS_HERE = ("bndl", "interpretable", "dense", "logreg", "vbll", "laplace", "re
 # The default with more training: what it changes should be little.
 LONGER = {"bndl_2x": 2, "bndl_4x": 4}
 OURS = ("bndl", "interpretable", *LONGER)
+KNOWN = tuple(dict.fromkeys((*HEADS_HERE, *LONGER, *head_names())))
 # Columns of the tables that are printed; the JSON has all.
 SHOWN = (
     *("task", "head", "accuracy", "negative_log_likelihood", "expected_calibration_error", "area_under_risk_coverage"),
@@ -106,14 +108,16 @@ class RunArguments(Arguments):
     tasks: list[str] | None = field(default=None, metadata={"help": "Tasks to run. Default: all of the file."})
     heads: list[str] = field(
         default_factory=lambda: list(HEADS_HERE),
-        metadata={"help": f"Of: {', '.join(HEADS_HERE)}; {' and '.join(LONGER)}, the default with more training."},
+        metadata={
+            "help": f"Of: {', '.join(KNOWN)}. {' and '.join(LONGER)}: the default with more training. Default: "
+            f"{', '.join(HEADS_HERE)}."
+        },
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Each draws rows of its own."})
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.heads if name not in (*HEADS_HERE, *LONGER)]:
-            known = ", ".join((*HEADS_HERE, *LONGER))
-            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {known}.")
+        if unknown := [name for name in self.heads if name not in KNOWN]:
+            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {', '.join(KNOWN)}.")
 
 
 @dataclass(kw_only=True)
@@ -168,11 +172,6 @@ def fit_logreg(task: FeatureTask) -> PosteriorClassifier:
     return PosteriorClassifier(found.layer)
 
 
-def fit_laplace(task: FeatureTask) -> LaplaceClassifier:
-    """Last-layer Laplace around the same logistic regression."""
-    return LaplaceClassifier(logistic_regression(*task.train, *task.choosing), task.train[0], *task.choosing)
-
-
 def fit_elastic_net(task: FeatureTask, weights_per_class: float) -> PosteriorClassifier:
     """Of the elastic-net path as far as it has at most so many weights a class, the best on the choosing rows."""
     best: tuple[float, PosteriorClassifier] | None = None
@@ -188,17 +187,17 @@ def fit_elastic_net(task: FeatureTask, weights_per_class: float) -> PosteriorCla
 
 
 def fit_head(head: str, task: FeatureTask, seed: int, bndl_weights: Callable[[], float]) -> Classifier:
-    """A head of `HEADS_HERE`, trained; `bndl_weights` says how many weights a class the elastic net may have."""
+    """A head of `KNOWN`, trained; `bndl_weights` says how many weights a class the elastic net may have."""
     makers: dict[str, Callable[[], Classifier]] = {
         "bndl": lambda: fit_bndl(task, seed),
         "interpretable": lambda: fit_bndl(task, seed, "interpretable"),
         "logreg": lambda: fit_logreg(task),
         **{name: partial(fit_bndl, task, seed, times=times) for name, times in LONGER.items()},
-        "laplace": lambda: fit_laplace(task),
-        "vbll": lambda: VariationalLastLayer(*task.train, *task.choosing, seed=seed),
         "elastic_net": lambda: fit_elastic_net(task, bndl_weights()),
     }
-    return makers[head]() if head in makers else fit_recipe(head, task, seed)
+    if head in makers:
+        return makers[head]()
+    return fit_classifier(head, task, seed) if head in CLASSIFIERS else fit_recipe(head, task, seed)
 
 
 # ---- judging ----
@@ -295,11 +294,7 @@ def run_tasks(arguments: RunArguments) -> dict[str, Any]:
         return {"task": name, "head": head, "seed": seed, "declaration": written(tasks[name]), **depends}
 
     wanted = [
-        key(name, head, seed)
-        for name in tasks
-        for seed in arguments.seeds
-        for head in (*HEADS_HERE, *LONGER)
-        if head in arguments.heads
+        key(name, head, seed) for name in tasks for seed in arguments.seeds for head in KNOWN if head in arguments.heads
     ]
     declared = {name: written(task) for name, task in read_declarations(arguments.tasks_file).items()}
 
