@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from bndl_hf.utils.results import flat
+
 DATA = Path(__file__).with_name("reproduction")
 RESULTS = "docs/results"
 FOLDERS = ("datasets", "models", "features")  # --datasets_dir and so on
@@ -51,6 +53,7 @@ class Command:
         output: flag that says where results go; --output_dir takes the folder of `result`.
         recipe: of whole trainings: paper, released, best or cpu.
         needs: hardware or data that a reader may lack, for rows that were not run.
+        differs: in what its runs differ from the paper's, the known reason why its figures do.
         packages: modules beyond the library's own, and the extra that brings them.
     """
 
@@ -60,6 +63,7 @@ class Command:
     output: str = "--output"
     recipe: str | None = None
     needs: str | None = None
+    differs: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -102,11 +106,10 @@ class Ours:
 
 @dataclass(frozen=True)
 class Row:
-    """A system of a table, and why its figures differ from the paper's."""
+    """A system of a table, and the runs that stand beside its numbers."""
 
     name: str
     ours: Sequence[Ours] = ()
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Group:
         rows: with the paper's numbers beside ours.
         paper: key in paper.yaml.
         command, where, by: without `rows`: whose results, which of the runs, and what tells the rows apart.
+        listed: list of the result file to read, of which each entry is a row already if it is not "runs".
         about: a paragraph.
     """
 
@@ -129,6 +133,7 @@ class Group:
     command: str | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     by: Sequence[str] = ()
+    listed: str = "runs"
     about: str = ""
 
 
@@ -258,10 +263,10 @@ def read_catalogue(folder: Path = DATA) -> Catalogue:
     return catalogue
 
 
-def read_runs(results: Path, command: Command) -> list[dict[str, Any]] | None:
-    """The runs of a command's result file, one level deep; None where it was not run."""
+def read_runs(results: Path, command: Command, listed: str = "runs") -> list[dict[str, Any]] | None:
+    """The runs of a command's result file (or another list of it), one level deep; None where it was not run."""
     found = read_result(results, command)
-    return None if found is None else [flat(one) for one in found.get("runs", [found])]
+    return None if found is None else [flat(one) for one in found.get(listed, [found])]
 
 
 def read_result(results: Path, command: Command) -> dict[str, Any] | None:
@@ -280,14 +285,6 @@ def figure_of(runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any], measu
     if not values:
         return None
     return Figure(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-
-def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested figures one level deep: {"ood": {"joint": {"mnist": x}}} as "ood_joint_mnist"."""
-    level: dict[str, Any] = {}
-    for name, value in figures.items():
-        level |= flat(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {prefix + name: value}
-    return level
 
 
 Made = TypeVar("Made")

@@ -64,4 +64,8 @@ def accuracy_by_decile(catalogue: Catalogue, table: Table, results: Path) -> Fig
     return accuracy_by_decile_plot({name: np.mean(values, axis=0) for name, values in heads.items()})
 
 
-DRAWINGS: dict[str, Callable[[Catalogue, Table, Path], Figure]] = {"table1": published_beside_ours, "table4": published_beside_ours, "figure2": accuracy_by_decile}
+DRAWINGS: dict[str, Callable[[Catalogue, Table, Path], Figure]] = {
+    "table1": published_beside_ours,
+    "table4": published_beside_ours,
+    "figure2": accuracy_by_decile,
+}

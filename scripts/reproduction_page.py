@@ -133,8 +133,7 @@ def group_table(catalogue: Catalogue, group: Group, results: Path) -> str:
             cells = [row.name]
             for column in group.columns:
                 cells += compared_cells(catalogue, column, paper.get(row.name, {}), ours, results)
-            has = ours is not None and read_result(results, catalogue.commands[ours.command]) is not None
-            lines.append([*cells, run_cell(catalogue, ours, results), row.why if has else ""])
+            lines.append([*cells, run_cell(catalogue, ours, results), known_reason(catalogue, ours, results)])
     return markdown([*header, "run", "why it differs"], lines)
 
 
@@ -166,7 +165,7 @@ def own_table(catalogue: Catalogue, group: Group, results: Path) -> str:
     """One row for every value of `by`, in the order of the file."""
     assert group.command is not None
     command = catalogue.commands[group.command]
-    runs, result = read_runs(results, command), read_result(results, command)
+    runs, result = read_runs(results, command, group.listed), read_result(results, command)
     if runs is None or result is None:
         return f"Not run: {command.needs or 'the command is below'}."
     able = [one for one in runs if all(one.get(name) == value for name, value in group.where.items())]
@@ -180,11 +179,12 @@ def own_table(catalogue: Catalogue, group: Group, results: Path) -> str:
             written(figure, column) if figure else "-" for figure, column in zip(figures, group.columns, strict=True)
         ]
         names = ["-" if key[place] is None else str(key[place]) for place in shown]
-        lines.append([*names, *cells, str(max((figure.runs for figure in figures if figure), default=0))])
+        count = max((figure.runs for figure in figures if figure), default=0)
+        lines.append([*names, *cells, *([str(count)] if group.listed == "runs" else [])])
     header = [
         *(group.by[place].replace("_", " ") for place in shown),
         *(column.label for column in group.columns),
-        "seeds",
+        *(["seeds"] if group.listed == "runs" else []),
     ]
     return f"{markdown(header, lines)}\n\n{hardware(result)}."
 
@@ -208,6 +208,12 @@ def run_cell(catalogue: Catalogue, ours: Ours | None, results: Path) -> str:
     if not count:
         return f"{recipe}{NOT_RUN}: {command.needs or 'the command is below'}"
     return f"{recipe}{count} seed{'s' if count != 1 else ''}, {hardware(result)}"
+
+
+def known_reason(catalogue: Catalogue, ours: Ours | None, results: Path) -> str:
+    """Why a row that was run differs from the paper's."""
+    runs = None if ours is None else read_runs(results, catalogue.commands[ours.command])
+    return catalogue.commands[ours.command].differs if ours and runs and matching(runs, ours) else ""
 
 
 def matching(runs: Sequence[Mapping[str, Any]], ours: Ours) -> int:

@@ -1,6 +1,6 @@
 r"""Accuracy by uncertainty decile, the paper's Fig. 2, for several heads on the same frozen features.
 
-    python scripts/benchmarks/deciles.py --features cifar10_resnet56.safetensors --seeds 0 1 2 3 4 \
+    python scripts/benchmarks/deciles.py --features cifar10_resnet56.safetensors --seeds 0 1 2 \
         --output docs/results/deciles_cifar10_resnet56.json
 
 Every head and seed is trained on the features (heads.py features). The reported images are sorted once by the entropy
@@ -29,7 +29,7 @@ class DecilesArguments(HeadsArguments):
     """Which heads to sort the images by."""
 
     heads: list[str] = field(
-        default_factory=lambda: ["dense", "released_1e-3", "bndl"],
+        default_factory=lambda: ["dense", "mc_dropout", "belief_matching", "bndl"],
         metadata={"help": f"Decision layers, of: {', '.join(HEADS)}."},
     )
     output: str = field(default="outputs/bench/deciles.json", metadata={"help": "JSON file, rewritten after a run."})

@@ -43,7 +43,7 @@ class SepinArguments(ViewsArguments):
     """Which heads, seen through which estimators."""
 
     heads: list[str] = field(
-        default_factory=lambda: ["dense", "nmf", "bndl"],
+        default_factory=lambda: ["dense", "belief_matching", "nmf", "bndl"],
         metadata={"help": f"Decision layers, of: {', '.join(HEADS)}."},
     )
     num_images: int = field(default=5000, metadata={"help": "Test images with two views."})
