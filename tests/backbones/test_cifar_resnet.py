@@ -98,5 +98,7 @@ def test_stage_dropout_draws_while_training_alone_and_adds_no_weight():
 def test_impossible_values_are_named():
     with pytest.raises(ValueError, match=r"stage_dropout=1\.0 is a probability"):
         tiny(stage_dropout=1.0)
+    with pytest.raises(ValueError, match=r"depths=\[1, 1\] and hidden_sizes=\[64, 128, 256, 512\] differ"):
+        CifarResNetConfig(depths=[1, 1])
     with pytest.raises(ValueError, match=r"width=0\.001 leaves 0 channels"):
         CifarResNetConfig.resnet18(0.001)

@@ -9,6 +9,7 @@ around it needs bndl-hf installed, because the architecture of a backbone is loo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -37,7 +38,7 @@ class CifarResNetConfig(ResNetConfig):
             (MC dropout, Gal and Ghahramani 2016, arXiv:1506.02142, draws them in prediction too).
 
     Raises:
-        ValueError: `stage_dropout` is no such probability.
+        ValueError: `stage_dropout` is no such probability, or stages have no depth or no size.
 
     Example:
         >>> CifarResNetConfig(num_labels=10).hidden_sizes
@@ -57,18 +58,25 @@ class CifarResNetConfig(ResNetConfig):
         super().__post_init__(**kwargs)
         if not 0 <= self.stage_dropout < 1:
             raise ValueError(f"stage_dropout={self.stage_dropout} is a probability; it must lie in [0, 1).")
+        if len(self.depths or ()) != len(self.hidden_sizes or ()):
+            raise ValueError(f"depths={self.depths} and hidden_sizes={self.hidden_sizes} differ in how many stages.")
 
     @classmethod
-    def resnet18(cls, width: float = 1.0, **fields: Any) -> CifarResNetConfig:
+    def resnet18(cls, width: float = 1.0, depths: Sequence[int] = (2, 2, 2, 2), **fields: Any) -> CifarResNetConfig:
         """ResNet-18 with `width` times the channels: 11.17 M parameters at 1 and 44.7 M at 2 (10 classes).
+
+        Args:
+            width: times 64 channels in the first stage, twice as many in each stage after it.
+            depths: blocks of each stage, where it is to be another network of that kind.
+            **fields: of the configuration.
 
         Raises:
             ValueError: a width that leaves a stage without channels.
         """
-        sizes = [round(width * size) for size in (64, 128, 256, 512)]
+        sizes = [round(width * 64 * 2**stage) for stage in range(len(depths))]
         if sizes[0] < 1:
             raise ValueError(f"width={width} leaves {sizes[0]} channels in the first stage; pass 1/64 or more.")
-        return cls(embedding_size=sizes[0], hidden_sizes=sizes, **fields)
+        return cls(embedding_size=sizes[0], hidden_sizes=sizes, depths=list(depths), **fields)
 
 
 class CifarResNetEmbeddings(nn.Module):
