@@ -12,14 +12,25 @@ features whose name ends in _shuffled, for which the classifier has to run once:
     python scripts/benchmarks/ood.py shuffled --model_name_or_path MODEL100 --dataset_name CIFAR10 \
         --output FEATURES/cifar10_resnet_cifar100_shuffled.safetensors
 
-Heads: "tuned" (fit_decision_layer(..., tune=True) on the task's held-out rows), "trained" (tune=False) and "dense" with
-a temperature. Familiarity is fitted on the rows a head learned from and the task's held-out rows. Finished runs are
-kept: the same command goes on where it was stopped, and other tasks, heads or seeds are added to its file.
+OpenOOD's conventions (Yang et al. 2022, arXiv:2210.07242), on the sets of a task's file alone, heads as in tasks.py:
+
+    python scripts/benchmarks/ood.py openood --features_dir FEATURES --tasks cifar10_5000 resnet56_5000 caltech101_8 \
+        --seeds 0 1 2 --output docs/results/openood.json --figure docs/images/openood.png
+
+Out of distribution is the positive side: AUROC, FPR95 (of the reported images, where 95 % of the others are found),
+AUPR-in and AUPR-out (as average precision), each of near sets (cifar100_test of CIFAR-10, background of Caltech-101)
+and far ones (mnist). Familiarity and temperatures are fitted as above, for every head.
+
+Heads of `run`: "tuned" (fit_decision_layer(..., tune=True) on the task's held-out rows), "trained" (tune=False) and
+"dense" with a temperature. Familiarity is fitted on the rows a head learned from and the task's held-out rows. Finished
+runs are kept: the same command goes on where it was stopped, and other tasks, heads or seeds are added to its file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +43,13 @@ from bndl_hf import BNDLConfig, BNDLForImageClassification
 from bndl_hf.baselines import FeatureTask, PosteriorClassifier, current_defaults, train_head
 from bndl_hf.data.image_dataset import DataArguments, load_image_dataset
 from bndl_hf.model.posterior_head import PosteriorHead
-from bndl_hf.plots import save_figure, uncertainty_histograms
+from bndl_hf.plots import measure_curves_plot, save_figure, uncertainty_histograms
 from bndl_hf.training import fit_decision_layer
-from bndl_hf.uncertainty import fit_familiarity, ood_auroc, ood_fpr95, ood_scores
+from bndl_hf.uncertainty import fit_familiarity, ood_aupr, ood_auroc, ood_fpr95, ood_scores
 from bndl_hf.utils.command_line import run
 from common import Arguments, finish_runs, mean_over_seeds, parse_command, table
 from declared import DIGITS, Declaration, draw_rows, read_declarations, read_tensors, written
+from on_tasks import TaskArguments, curves, fit_tempered
 
 HEADS_HERE = ("tuned", "trained", "dense")
 BASELINE = "max_probability"
@@ -49,6 +61,26 @@ DRAWN = {
     "joint": "joint: entropy / evidence",
     "fisher_statistic": "Fisher's statistic",
 }
+
+
+# OpenOOD's measures, out of distribution as the positive side.
+OPENOOD: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "auroc": ood_auroc,
+    "fpr95": ood_fpr95,
+    "aupr_in": partial(ood_aupr, positive="in"),
+    "aupr_out": ood_aupr,
+}
+NEAR, FAR = ("cifar100_test", "background"), ("mnist", "noise")
+OPENOOD_SHOWN = (
+    "max_probability",
+    "entropy",
+    "energy",
+    "mutual_information",
+    "mahalanobis",
+    "joint",
+    "fisher_statistic",
+)
+ROC_AT = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass
@@ -74,6 +106,14 @@ class RunArguments(Arguments):
     def __post_init__(self) -> None:
         if unknown := [name for name in self.heads if name not in HEADS_HERE]:
             raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {', '.join(HEADS_HERE)}.")
+
+
+@dataclass
+class OpenOODArguments(TaskArguments):
+    """Near and far sets by OpenOOD's conventions."""
+
+    figure: str | None = field(default=None, metadata={"help": "PNG file: ROC curves of the first task."})
+    output: str = field(default="outputs/bench/openood.json", metadata={"help": "JSON file, rewritten after a run."})
 
 
 @dataclass(kw_only=True)
@@ -202,6 +242,69 @@ def as_table(means: list[dict[str, Any]], head: str) -> list[dict[str, str]]:
     ]
 
 
+# ---- OpenOOD's conventions ----
+
+
+def judge_openood(inside: Tensor, outside: Tensor) -> dict[str, Any]:
+    """The four measures of scores [B_in] and [B_out], and the ROC curve at the false-positive rates `ROC_AT`."""
+    thresholds = inside.double().sort(descending=True).values
+    # A false-positive rate of r flags the r B_in highest images inside; ties with the threshold are not flagged.
+    places = [min(round(rate * len(inside)), len(inside) - 1) for rate in ROC_AT]
+    flagged = [(outside.double() > thresholds[place]).double().mean().item() for place in places]
+    return {**{name: function(inside, outside) for name, function in OPENOOD.items()}, "roc": [*flagged[:-1], 1.0]}
+
+
+def compare_openood(arguments: OpenOODArguments) -> list[dict[str, Any]]:
+    """Every task, head and seed that the output file lacks; all runs."""
+    declared = arguments.declarations()
+
+    def one_run(task: str, head: str, seed: int, declaration: dict[str, object]) -> dict[str, Any]:
+        rows = draw_rows(declared[task], read_tensors(declared[task], arguments.features_dir), seed).task
+        trained = fit_tempered(head, rows, seed)
+        if isinstance(trained, PosteriorClassifier):
+            trained.layer.set_familiarity(fit_familiarity(trained.layer, *rows.train, rows.choosing[0]))
+        inside, sets = trained.ood_scores(rows.reporting[0]), {}
+        for name in (name for name in (*NEAR, *FAR) if name in rows.ood):
+            outside = trained.ood_scores(rows.ood[name])
+            sets[name] = {score: judge_openood(inside[score], outside[score]) for score in inside}
+        return {"images": len(rows.reporting[1]), "sets": sets}
+
+    settings = {"near": list(NEAR), "far": list(FAR), "defaults": current_defaults()}
+    return finish_runs(arguments, settings, arguments.wanted(declared), one_run, summarise_openood)
+
+
+def openood_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each run, set and score."""
+    return [
+        {"task": one["task"], "head": one["head"], "seed": one["seed"], "ood_dataset": name}
+        | {"kind": "near" if name in NEAR else "far", "score": score, **figures}
+        for one in runs
+        for name, scores in one["sets"].items()
+        for score, figures in scores.items()
+    ]
+
+
+def summarise_openood(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds by task, near or far, head and score."""
+    by = ("task", "kind", "ood_dataset", "head", "score")
+    return {"means": mean_over_seeds(openood_rows(runs), by, tuple(OPENOOD))}
+
+
+def draw_openood(rows: list[dict[str, Any]], path: str) -> None:
+    """ROC curves of one task, a panel a set: of every head the largest probability and Fisher's statistic."""
+    panels = {}
+    for name in dict.fromkeys(row["ood_dataset"] for row in rows):
+        points = [
+            {**row, "curve": f"{row['head']}, {DRAWN[row['score']]}", "at": 100 * rate, "flagged": 100 * found}
+            for row in rows
+            if row["ood_dataset"] == name and row["score"] in ("max_probability", "fisher_statistic")
+            for rate, found in zip(ROC_AT, row["roc"], strict=True)
+        ]
+        panels[f"{name} found, %"] = curves(points, "curve", "at", "flagged")
+    figure = measure_curves_plot(panels, "images of the task flagged, %", "Near and far", diagonal=panels)
+    save_figure(figure, path)
+
+
 @torch.inference_mode()
 def shuffled_pixels(arguments: ShuffledArguments) -> None:
     """Run a classifier over test images whose pixels were put in random order, each image in its own."""
@@ -222,7 +325,16 @@ def shuffled_pixels(arguments: ShuffledArguments) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command asked for."""
-    arguments = parse_command({"run": RunArguments, "shuffled": ShuffledArguments}, __doc__, argv)
+    kinds = {"run": RunArguments, "openood": OpenOODArguments, "shuffled": ShuffledArguments}
+    arguments = parse_command(kinds, __doc__, argv)
+    if isinstance(arguments, OpenOODArguments):
+        runs = compare_openood(arguments)
+        means = [row for row in summarise_openood(runs)["means"] if row["score"] in OPENOOD_SHOWN]
+        print(table(sorted(means, key=lambda row: (row["task"], row["kind"], row["ood_dataset"]))))
+        if arguments.figure:
+            draw_openood([row for row in openood_rows(runs) if row["task"] == arguments.tasks[0]], arguments.figure)
+            print(f"\nFigure: {arguments.figure}")
+        return print(f"\nWritten to {arguments.output}")
     if isinstance(arguments, ShuffledArguments):
         return shuffled_pixels(arguments)
     summary = compare(arguments)

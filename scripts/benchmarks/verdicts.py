@@ -51,11 +51,16 @@ class RunArguments(Arguments):
     seed: int = field(default=0, metadata={"help": "Of the rows and the fit."})
 
 
+def halves(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to fit on and rows to count on: the two halves of `count` rows in random order."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: count // 2], order[count // 2 :]
+
+
 def one_split(layer: PosteriorHead, rows: tuple[Tensor, Tensor], arguments: RunArguments, seed: int) -> dict[str, Any]:
     """What came true on one half of what was promised from the other; leaves the verdicts in the layer."""
     features, labels = rows
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    held_out, test = order[: len(order) // 2], order[len(order) // 2 :]
+    held_out, test = halves(len(labels), seed)
     layer.set_decisions(
         fit_decisions(
             layer,

@@ -9,6 +9,7 @@ from .calibration import accuracy_by_decile_plot, reliability_diagram
 from .factor_sheet import factor_sheet
 from .frontier import sparsity_frontier_plot
 from .map_overlays import map_overlays, overlay_colours
+from .measure_curves import measure_curves_plot
 from .neutral import neutral_figure, save_neutral_figure
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
@@ -46,6 +47,7 @@ __all__ = [
     "accuracy_by_decile_plot",
     "factor_sheet",
     "map_overlays",
+    "measure_curves_plot",
     "neutral_figure",
     "overlay_colours",
     "pavpu_plot",

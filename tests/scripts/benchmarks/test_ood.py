@@ -69,3 +69,34 @@ def test_digits_bring_half_inverted_images_too() -> None:
 def test_unknown_heads_are_named() -> None:
     with pytest.raises((SystemExit, ValueError), match="--heads nmf: unknown; heads are tuned, trained, dense"):
         benchmark.main(["run", "--heads", "nmf"])
+
+
+def test_near_and_far_sets_are_judged_as_openood_does(tmp_path: Path, capsys) -> None:
+    output, figure = tmp_path / "out.json", tmp_path / "out.png"
+    argv = ["openood", "--heads", "logreg", "--seeds", "0", "--output", str(output), "--figure", str(figure), "--quiet"]
+    benchmark.main(argv)
+    report = json.loads(output.read_text())
+    means = {row["score"]: row for row in report["means"]}
+    assert {(row["kind"], row["ood_dataset"]) for row in report["means"]} == {("far", "noise")}
+    assert set(OPENOOD_MEASURES) <= set(means["max_probability"])
+    assert 0.9 < means["mahalanobis"]["auroc"] <= 1  # noise is unlike any digit
+    assert figure.stat().st_size > 10_000
+    assert "| digits | far | noise | logreg | mahalanobis |" in capsys.readouterr().out
+
+
+OPENOOD_MEASURES = ("auroc", "fpr95", "aupr_in", "aupr_out")
+
+
+def test_openood_measures_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(0)
+    inside, outside = torch.randn(300, generator=generator), 1 + torch.randn(200, generator=generator)
+    found = benchmark.judge_openood(inside, outside)
+    is_out, scores = [0] * 300 + [1] * 200, torch.cat([inside, outside]).numpy()
+    rates, hits, _ = metrics.roc_curve(is_out, scores, drop_intermediate=False)
+    assert found["auroc"] == pytest.approx(metrics.auc(rates, hits))
+    assert found["fpr95"] == pytest.approx(rates[(hits >= 0.95).argmax()])
+    assert found["aupr_out"] == pytest.approx(metrics.average_precision_score(is_out, scores))
+    assert found["aupr_in"] == pytest.approx(metrics.average_precision_score([1 - out for out in is_out], -scores))
+    for rate, hit in zip(benchmark.ROC_AT, found["roc"], strict=True):
+        assert hit == pytest.approx(hits[rates <= rate + 1e-9].max())
