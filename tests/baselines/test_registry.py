@@ -98,5 +98,5 @@ def test_the_p_value_of_a_variational_layer_is_that_of_its_gap():
         std = (variance[row][first] + variance[row][second]) ** 0.5
         t = (mean[row][first] - mean[row][second]) / (std / 20**0.5)
         assert p_value == pytest.approx(2 * stats.t.sf(t, 19), abs=1e-5)
-    with pytest.raises(ValueError, match="parameterization='full' is unknown; choose 'dense', 'diagonal' or None"):
+    with pytest.raises(ValueError, match="'full' is unknown; choose 'dense', 'diagonal', 'lowrank' or None"):
         VariationalLastLayer(*task.train, *task.choosing, parameterization="full")

@@ -1,6 +1,7 @@
 """Decision layers BNDL is compared with, behind the same interface, and the comparison itself."""
 
 from bndl_hf.baselines.belief_matching import BeliefMatchingDecisionLayer
+from bndl_hf.baselines.card import CardClassifier, CardPrediction, CardSettings
 from bndl_hf.baselines.classifiers import Classifier, ClassifierRecipe, LogProbsClassifier, PosteriorClassifier
 from bndl_hf.baselines.comparison import current_defaults, judge_classifier, judge_head, train_and_judge, train_head
 from bndl_hf.baselines.dropout import MCDropoutDecisionLayer
@@ -9,6 +10,7 @@ from bndl_hf.baselines.ensemble import EnsembleDecisionLayer
 from bndl_hf.baselines.feature_task import FeatureTask
 from bndl_hf.baselines.heads import HEADS, Head, make_head
 from bndl_hf.baselines.laplace import LaplaceClassifier
+from bndl_hf.baselines.laplace_torch import LaplaceTorchClassifier
 from bndl_hf.baselines.logistic import LogisticFit, logistic_regression
 from bndl_hf.baselines.nmf import NMFDecisionLayer
 from bndl_hf.baselines.nmf_gelu import NMFGELUDecisionLayer
@@ -20,6 +22,9 @@ __all__ = [
     "CLASSIFIERS",
     "HEADS",
     "BeliefMatchingDecisionLayer",
+    "CardClassifier",
+    "CardPrediction",
+    "CardSettings",
     "Classifier",
     "ClassifierRecipe",
     "DenseDecisionLayer",
@@ -27,6 +32,7 @@ __all__ = [
     "FeatureTask",
     "Head",
     "LaplaceClassifier",
+    "LaplaceTorchClassifier",
     "LogProbsClassifier",
     "LogisticFit",
     "MCDropoutDecisionLayer",

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from bndl_hf.baselines import elastic_net, laplace, variational_last_layer
+from bndl_hf.baselines import card, elastic_net, laplace, laplace_torch, variational_last_layer
+from bndl_hf.baselines.card import CardClassifier, CardSettings
 from bndl_hf.baselines.classifiers import Classifier, ClassifierRecipe, PosteriorClassifier
 from bndl_hf.baselines.feature_task import FeatureTask
-from bndl_hf.baselines.heads import HEADS
+from bndl_hf.baselines.heads import HEADS, make_head
 from bndl_hf.baselines.laplace import LaplaceClassifier
+from bndl_hf.baselines.laplace_torch import LaplaceTorchClassifier
 from bndl_hf.baselines.logistic import logistic_regression
 from bndl_hf.baselines.variational_last_layer import VariationalLastLayer
+from bndl_hf.training import fit_decision_layer
 
 
 def _debuggable(task: FeatureTask, seed: int, density: float) -> PosteriorClassifier:
@@ -23,6 +26,16 @@ def _debuggable(task: FeatureTask, seed: int, density: float) -> PosteriorClassi
 
 def _laplace(task: FeatureTask, seed: int) -> LaplaceClassifier:
     return LaplaceClassifier(logistic_regression(*task.train, *task.choosing), task.train[0], *task.choosing)
+
+
+def _laplace_torch(task: FeatureTask, seed: int, structure: str) -> LaplaceTorchClassifier:
+    return LaplaceTorchClassifier(logistic_regression(*task.train, *task.choosing), *task.train, structure)
+
+
+def _card(task: FeatureTask, seed: int, settings: CardSettings) -> CardClassifier:
+    layer, recipe = make_head("dense", task.train[0].shape[1], task.num_labels)
+    guide = fit_decision_layer(*task.train, layer.config, layer=layer, seed=seed, disable_tqdm=True, **recipe)
+    return CardClassifier(guide, *task.train, *task.choosing, settings=settings, seed=seed)
 
 
 def _vbll(task: FeatureTask, seed: int, parameterization: str | None) -> VariationalLastLayer:
@@ -45,6 +58,18 @@ CLASSIFIERS: dict[str, ClassifierRecipe] = {
         laplace.CITATION,
         is_random=False,
     ),
+    **{
+        f"laplace_torch_{short}": ClassifierRecipe(
+            partial(_laplace_torch, structure=structure),
+            f"the package laplace-torch: last layer, {words}, probit predictive, prior by marginal likelihood",
+            laplace_torch.CITATION,
+            is_random=False,
+        )
+        for short, structure, words in (
+            ("full", "full", "whole Gauss-Newton matrix"),
+            ("kron", "kronecker", "Kronecker factors"),
+        )
+    },
     "vbll": ClassifierRecipe(
         partial(_vbll, parameterization=None),
         "variational last layer, dense covariance where that is small",
@@ -54,6 +79,16 @@ CLASSIFIERS: dict[str, ClassifierRecipe] = {
         partial(_vbll, parameterization="diagonal"),
         "variational last layer, diagonal covariance",
         variational_last_layer.CITATION,
+    ),
+    "vbll_lowrank": ClassifierRecipe(
+        partial(_vbll, parameterization="lowrank"),
+        "variational last layer, covariance of a diagonal and three directions",
+        variational_last_layer.CITATION,
+    ),
+    "card": ClassifierRecipe(
+        partial(_card, settings=CardSettings()),
+        "CARD: label diffusion guided by the dense head, scaled down (T = 50, width 64, 20 samples)",
+        card.CITATION,
     ),
 }
 

@@ -41,8 +41,8 @@ class VariationalLastLayer(LogProbsClassifier):
         seed: of initialisation, order and the draws of the predictive.
         num_steps: of AdamW; more where that is less than ten passes.
         learning_rate: of AdamW, constant; weight decay 1e-4 and gradients clipped at 1.
-        parameterization: of each class's covariance, "dense" or "diagonal"; None: dense where its factors hold at most
-            100,000 numbers.
+        parameterization: of each class's covariance, "dense", "diagonal" or "lowrank" (a diagonal and three directions,
+            the package's default); None: dense where its factors hold at most 100,000 numbers, else diagonal.
 
     Raises:
         ImportError: the package vbll is missing.
@@ -60,8 +60,10 @@ class VariationalLastLayer(LogProbsClassifier):
         learning_rate: float = 3e-3,
         parameterization: str | None = None,
     ) -> None:
-        if parameterization not in (None, "dense", "diagonal"):
-            raise ValueError(f"parameterization={parameterization!r} is unknown; choose 'dense', 'diagonal' or None.")
+        if parameterization not in (None, "dense", "diagonal", "lowrank"):
+            raise ValueError(
+                f"parameterization={parameterization!r} is unknown; choose 'dense', 'diagonal', 'lowrank' or None."
+            )
         try:
             from vbll.layers import DiscClassification
             from vbll.utils.distributions import Normal
@@ -83,6 +85,9 @@ class VariationalLastLayer(LogProbsClassifier):
                 weights, noise = self.W(), self.noise()
                 if parameterization == "diagonal":
                     variance = x.square() @ weights.var.T
+                elif parameterization == "lowrank":  # x^T (diag(v_c) + F_c F_c^T) x
+                    along = torch.einsum("bd,cdr->bcr", x, weights.cov_factor)
+                    variance = x.square() @ weights.cov_diag.T + along.square().sum(dim=-1)
                 else:  # |L_c^T x|^2
                     variance = torch.einsum("bd,cde->bce", x, weights.chol_covariance).square().sum(dim=-1)
                 return Normal(x @ weights.mean.T, (variance + noise.var).sqrt())
