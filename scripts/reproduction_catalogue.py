@@ -145,7 +145,7 @@ class Table:
     about: str
     groups: Sequence[Group] = ()
     commands: Sequence[str] = ()
-    drawn_from: Sequence[str] = ()  # commands whose results the image shows
+    drawn_from: Sequence[str] = ()  # commands whose results the image shows, as far as they are there
     image: str | None = None  # below docs/images
     image_words: str = ""  # what it shows, for who does not see it
 
@@ -273,6 +273,12 @@ def read_result(results: Path, command: Command) -> dict[str, Any] | None:
     """A command's whole result file; None where it was not run."""
     path = results / command.result
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def has_image(catalogue: Catalogue, table: Table, results: Path) -> bool:
+    """Whether a table has an image, and results that it shows."""
+    found = [read_result(results, catalogue.commands[one]) for one in table.drawn_from]
+    return table.image is not None and any(one is not None for one in found)
 
 
 def figure_of(runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any], measure: str) -> Figure | None:

@@ -13,6 +13,7 @@ from reproduction_catalogue import (  # type: ignore[import-not-found]  # beside
     Catalogue,
     Table,
     figure_of,
+    has_image,
     read_result,
     read_runs,
 )
@@ -26,33 +27,35 @@ def draw(catalogue: Catalogue, results: Path, images: Path) -> list[Path]:
     drawn = []
     for name, drawing in DRAWINGS.items():
         table = catalogue.tables[name]
-        if all(read_result(results, catalogue.commands[one]) is not None for one in table.drawn_from):
+        if has_image(catalogue, table, results):
             drawn.append(save_figure(drawing(catalogue, table, results), images / str(table.image)))
     return drawn
 
 
 def published_beside_ours(catalogue: Catalogue, table: Table, results: Path) -> Figure:
-    """The first group of a table, the paper's numbers and ours of every recipe, a panel for each column."""
+    """The first group of a table, a panel for each column: the paper's numbers and ours, a series for each recipe."""
     group = table.groups[0]
     paper: Mapping[str, Any] = catalogue.paper[group.paper]
     panels: dict[str, dict[str, dict[str, tuple[float, float | None]]]] = {}
+    systems: list[str] = []
     for column in group.columns:
         series: dict[str, dict[str, tuple[float, float | None]]] = {"paper": {}}
         for row in group.rows:
+            systems.append(row.name)
             if column.measure in paper.get(row.name, {}):
                 mean, *sd = paper[row.name][column.measure]
                 series["paper"][row.name] = mean, (sd[0] if sd else None)
             for ours in row.ours:
                 command = catalogue.commands[ours.command]
-                runs = read_runs(results, command) or []
-                figure = figure_of(runs, ours.where, column.name)
+                figure = figure_of(read_runs(results, command) or [], ours.where, column.name)
                 if figure is not None:
-                    sd = None if figure.sd is None else figure.sd * column.scale
-                    words = [ours.words, f"recipe {command.recipe}" if command.recipe else ""]
-                    name = ", ".join(["ours", *(one for one in words if one)])
-                    series.setdefault(name, {})[row.name] = figure.mean * column.scale, sd
+                    spread = None if figure.sd is None else figure.sd * column.scale
+                    systems.append(f"{row.name}, {ours.words}" if ours.words else row.name)
+                    name = f"ours, recipe {command.recipe}" if command.recipe else "ours"
+                    series.setdefault(name, {})[systems[-1]] = figure.mean * column.scale, spread
         panels[column.label] = series
-    return published_comparison_plot(panels, f"{table.title.partition(':')[0]}, {group.title}")
+    title = f"{table.title.partition(':')[0]}, {group.title}"
+    return published_comparison_plot(panels, list(dict.fromkeys(systems)), title)
 
 
 def accuracy_by_decile(catalogue: Catalogue, table: Table, results: Path) -> Figure:

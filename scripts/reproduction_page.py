@@ -20,6 +20,7 @@ from reproduction_catalogue import (  # type: ignore[import-not-found]  # beside
     Group,
     Ours,
     figure_of,
+    has_image,
     read_result,
     read_runs,
 )
@@ -38,7 +39,7 @@ numbers in [`paper.yaml`](../scripts/reproduction/paper.yaml) and from the sente
 change. `python scripts/reproduce.py list` shows every command, `python scripts/reproduce.py TABLE` runs those of a
 table. Ours is the mean over seeds ± standard deviation; a difference is ours minus the paper's. *The paper* is Hu et
 al. (2025), [arXiv:2505.22199](https://arxiv.org/abs/2505.22199)."""
-_ROUNDED = 4  # decimals that a reviewed figure is compared to
+_DIGITS = 4  # significant ones, that a reviewed figure is compared to
 
 
 def write_page(catalogue: Catalogue, results: Path) -> str:
@@ -61,7 +62,7 @@ def write_page(catalogue: Catalogue, results: Path) -> str:
 
 
 def verdicts(catalogue: Catalogue, results: Path) -> str:
-    """The first paragraph: every reviewed sentence, under what it says of the paper's claim."""
+    """What the page begins with: every reviewed sentence, under what it says of the paper's claim."""
     sentences: dict[str, list[str]] = {status: [] for status in STATUSES}
     stale = []
     for one in catalogue.verdicts:
@@ -75,9 +76,7 @@ def verdicts(catalogue: Catalogue, results: Path) -> str:
             "Verdicts were read from figures that changed; read each sentence again, then set the figure in "
             f"verdicts.yaml: {' '.join(stale)}"
         )
-    return " ".join(
-        f"**{words}.** {' '.join(sentences[status])}" for status, words in STATUSES.items() if sentences[status]
-    )
+    return "\n".join(f"- **{words}.** {' '.join(sentences[one])}" for one, words in STATUSES.items() if sentences[one])
 
 
 def reviewed_figures(
@@ -88,7 +87,7 @@ def reviewed_figures(
     for name, entry in verdict.get("figures", {}).items():
         runs = read_runs(results, catalogue.commands[entry["command"]])
         figure = None if runs is None else figure_of(runs, entry.get("where", {}), entry["measure"])
-        now = None if figure is None else round(figure.mean, _ROUNDED)
+        now = None if figure is None else float(f"{figure.mean * entry.get('scale', 1):.{_DIGITS}g}")
         found[name] = entry["reviewed"] if now is None else now
         if now != entry["reviewed"]:
             wrong.append(f"[{verdict['claim']}: {name} was {entry['reviewed']}, is {now}.]")
@@ -105,9 +104,7 @@ def table_parts(catalogue: Catalogue, name: str, results: Path) -> list[str]:
     """Heading, figure, groups and commands of one table."""
     table = catalogue.tables[name]
     parts = [f"## {table.title}", table.about]
-    if table.image is not None and all(
-        (results / catalogue.commands[one].result).is_file() for one in table.drawn_from
-    ):
+    if has_image(catalogue, table, results):
         parts.append(f"![{table.image_words}](images/{table.image})")
     for group in table.groups:
         parts += [f"### {group.title}", group.about, group_table(catalogue, group, results)]

@@ -17,12 +17,19 @@ def points(axes):
 
 
 def test_every_number_stands_in_its_systems_row_a_series_beside_the_other():
-    left, right = published_comparison_plot(PANELS, "Table").axes
+    left, right = published_comparison_plot(PANELS, title="Table").axes
     assert points(left) == {"paper": [[95.0, -0.125], [96.0, 0.875]], "measured": [[94.0, 1.125]]}
     assert points(right) == {"paper": [[0.97, -0.125]], "measured": []}
     assert [label.get_text() for label in left.get_yticklabels()] == ["dense", "ours"]
     assert left.get_title(loc="left") == "Table"
     assert left.get_xlabel() == "accuracy, %"
+
+
+def test_rows_stand_in_the_order_asked_for():
+    left, _ = published_comparison_plot(PANELS, ["ours", "nobody", "dense"]).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["ours", "dense"]
+    with pytest.raises(ValueError, match="systems lacks dense, of which panels has numbers"):
+        published_comparison_plot(PANELS, ["ours"])
 
 
 def test_bars_are_standard_deviations():

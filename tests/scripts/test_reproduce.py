@@ -1,8 +1,10 @@
 """The page of reproduction agrees with the result files, and what it tells a reader to run can be run."""
 
+import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -154,6 +156,30 @@ def test_list_shows_every_table_with_its_commands(reproduce, catalogue, capsys):
         assert f"\n{table}: " in shown
         for name in catalogue.commands_of(table):
             assert f"python {shlex.join(catalogue.words(name))}" in shown
+
+
+def test_a_table_runs_its_commands_in_order_until_one_fails(reproduce, catalogue, tmp_path, capfd):
+    (tmp_path / "echo.py").write_text("import sys; print('ran', *sys.argv[1:])")
+    (tmp_path / "fail.py").write_text("raise SystemExit('ValueError: no such head')")
+    module = load_script("reproduction_catalogue")
+    echo, fail = (os.path.relpath(tmp_path / name, REPOSITORY / "scripts") for name in ("echo.py", "fail.py"))
+    commands = {
+        "good": module.Command(echo, "--heads nmf", "good.json"),
+        "bad": module.Command(fail, "--heads none", "bad.json"),
+        "never": module.Command(echo, "", "never.json"),
+    }
+    table = module.Table("Some table", "", commands=list(commands))
+    one = replace(catalogue, commands=commands, tables={"some": table})
+    folders = dict.fromkeys(("datasets_dir", "models_dir", "features_dir"))
+    given = argparse.Namespace(recipe=None, results_dir="somewhere", **folders)
+    with pytest.raises(SystemExit) as ended:
+        reproduce.run_table("some", given, ["--seeds", "0"], one)
+    assert ended.value.code == 1
+    shown = capfd.readouterr()
+    assert f"[1/3] python scripts/{echo} --heads nmf --output somewhere/good.json --seeds 0" in shown.out
+    assert "ran --heads nmf --output somewhere/good.json --seeds 0" in shown.out
+    assert "no such head" in shown.err
+    assert "never.json" not in shown.out
 
 
 # ---- what a reader gets wrong ----

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 Series = Mapping[str, Mapping[str, tuple[float, float | None]]]
 
 
-def published_comparison_plot(panels: Mapping[str, Series], title: str = "", dpi: int = 200) -> Figure:
+def published_comparison_plot(
+    panels: Mapping[str, Series], systems: Sequence[str] | None = None, title: str = "", dpi: int = 200
+) -> Figure:
     """Mean and standard deviation of every system, the published number and ours in one row.
 
     Args:
         panels: label of a measure with its unit -> name of a series ("paper", "ours") -> system -> mean and standard
-            deviation, None where there is none. Systems stand in the order in which they come; a series may lack some.
+            deviation, None where there is none. A series may lack some systems.
+        systems: their order, from top to bottom; None takes that in which they come.
         title: one line above the first panel.
         dpi: pixels per inch.
 
@@ -30,18 +33,22 @@ def published_comparison_plot(panels: Mapping[str, Series], title: str = "", dpi
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there is no panel, a panel without any number, or more series than there are markers.
+        ValueError: there is no panel, a panel without any number, a system that `systems` lacks, or more series than
+            there are markers.
 
     Example:
         >>> panel = {"paper": {"dense": (94.98, 0.12)}, "ours": {"dense": (94.1, None)}}
         >>> figure = published_comparison_plot({"accuracy, %": panel})
     """
-    systems = list(dict.fromkeys(name for panel in panels.values() for series in panel.values() for name in series))
+    found = list(dict.fromkeys(name for panel in panels.values() for series in panel.values() for name in series))
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     if empty := [label for label, panel in panels.items() if not any(panel.values())]:
         raise ValueError(f"panels[{empty[0]!r}] has no number; leave it out.")
-    if not systems:
+    if not found:
         raise ValueError("panels is empty; pass one measure or more by its label.")
+    systems = found if systems is None else [name for name in systems if name in found]
+    if lacking := [name for name in found if name not in systems]:
+        raise ValueError(f"systems lacks {', '.join(lacking)}, of which panels has numbers.")
     if len(names) > len(MARKERS):
         raise ValueError(f"{len(names)} series arrived; {len(MARKERS)} can be told apart. Leave some out.")
     figure = new_figure(1.4 + 4.2 * len(panels), 1.5 + 0.42 * len(systems), dpi)
@@ -49,12 +56,12 @@ def published_comparison_plot(panels: Mapping[str, Series], title: str = "", dpi
     axes_of = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, (label, panel) in zip(axes_of, panels.items(), strict=True):
         for number, name in enumerate(names):
-            found = panel.get(name, {})
+            numbers = panel.get(name, {})
             aside = 0.5 * ((number + 0.5) / len(names) - 0.5)  # within a row, so that equal numbers do not hide
             axes.errorbar(
-                [mean for mean, _ in found.values()],
-                [places[system] + aside for system in found],
-                xerr=[sd or 0.0 for _, sd in found.values()],
+                [mean for mean, _ in numbers.values()],
+                [places[system] + aside for system in numbers],
+                xerr=[sd or 0.0 for _, sd in numbers.values()],
                 color=LINE_COLORS[number],
                 marker=MARKERS[number],
                 markersize=6,
