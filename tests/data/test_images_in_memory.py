@@ -46,7 +46,7 @@ def test_batches_hold_what_the_image_processor_makes():
 
 def test_crops_are_windows_of_the_padded_image_and_half_of_them_are_mirrored():
     n, side, margin = 400, 16, 2
-    images = ImagesInMemory(places(n % 256, side).repeat(2, 1, 1, 1)[:n], torch.zeros(n), MEAN, STD, "crop_flip")
+    images = ImagesInMemory(places(n // 2, side).repeat(2, 1, 1, 1), torch.zeros(n), MEAN, STD, "crop_flip")
     found = as_bytes(images.__getitems__(range(n))["pixel_values"])
     seen, mirrored = set(), 0
     for image in found:
