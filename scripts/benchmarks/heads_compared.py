@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bndl_hf.utils.command_line import run
-from common import Arguments, flat, heading, parse, write_result
+from common import Arguments, flat, parse, table, write_result
 
 
 @dataclass
@@ -77,15 +77,21 @@ def compare(runs: list[dict[str, Any]], reference: dict[str, dict[str, list[floa
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: ours with its standard deviation, theirs, and the difference, in bold where it is beyond the noise."""
-    lines = ["| head | measure | ours (sd, seeds) | elsewhere | difference |", "|---|---|---|---|---|"]
+    """Markdown, a line for each head: "ours (sd) / elsewhere" of every measure, in bold where beyond the noise."""
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    cells: dict[str, dict[str, str]] = {}
+    seeds: dict[str, int] = {}
     for row in rows:
-        sd = "" if row["sd"] is None else f" ({row['sd']:.4f}, {row['num_seeds']})"
-        difference = f"{row['difference']:+.4f}"
-        difference = f"**{difference}**" if row["is_within_noise"] is False else difference
-        measure = heading(row["measure"])
-        lines.append(f"| {row['head']} | {measure} | {row['mean']:.4f}{sd} | {row['reference']:.4f} | {difference} |")
-    return "\n".join(lines)
+        sd = "" if row["sd"] is None else f" ({row['sd']:.4f})"
+        pair = f"{row['mean']:.4f}{sd} / {row['reference']:.4f}"
+        pair = f"**{pair}**" if row["is_within_noise"] is False else pair
+        cells.setdefault(row["head"], {})[row["measure"]] = pair
+        seeds[row["head"]] = row["num_seeds"]
+    written = [
+        {"head": head, "seeds": seeds[head], **{measure: found.get(measure, "-") for measure in measures}}
+        for head, found in cells.items()
+    ]
+    return table(written)
 
 
 def _half_a_digit(figures: list[float]) -> float:
