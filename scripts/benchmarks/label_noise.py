@@ -96,7 +96,8 @@ def out_of_fold(head: str, task: FeatureTask, folds: int, seed: int) -> tuple[Te
         probs[left] = trained.probs(features[left]).float()
         has_parts = has_parts and isinstance(trained, PosteriorClassifier)
         if isinstance(trained, PosteriorClassifier):
-            prediction = trained.layer.predict(features[left])
+            generator = torch.Generator().manual_seed(seed)
+            prediction = trained.layer.predict(features[left], trained.method, generator=generator)
             parts["aleatoric"][left], parts["epistemic"][left] = prediction.aleatoric, prediction.epistemic
         accuracies.append(accuracy(trained.probs(task.reporting[0]), task.reporting[1]))
     has_parts = has_parts and bool(parts["epistemic"].any())  # a point mass knows no epistemic uncertainty

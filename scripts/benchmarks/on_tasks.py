@@ -14,7 +14,7 @@ from typing import Any
 from bndl_hf.baselines import Classifier, FeatureTask
 from common import Arguments, flat
 from declared import Declaration, read_declarations, written
-from tasks import HEADS_HERE, fit_head
+from tasks import KNOWN, fit_head
 
 
 @dataclass
@@ -28,13 +28,13 @@ class TaskArguments(Arguments):
     tasks: list[str] = field(default_factory=lambda: ["digits"], metadata={"help": "Tasks of the file."})
     heads: list[str] = field(
         default_factory=lambda: ["bndl", "dense", "logreg"],
-        metadata={"help": f"Heads of tasks.py, each with its temperature: {', '.join(HEADS_HERE)}."},
+        metadata={"help": f"Heads of tasks.py, each with its temperature: {', '.join(KNOWN)}."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Each draws rows of its own."})
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.heads if name not in HEADS_HERE]:
-            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {', '.join(HEADS_HERE)}.")
+        if unknown := [name for name in self.heads if name not in KNOWN]:
+            raise ValueError(f"--heads {' '.join(unknown)}: unknown; heads are {', '.join(KNOWN)}.")
 
     def declarations(self) -> dict[str, Declaration]:
         """The tasks asked for, by name.

@@ -77,6 +77,12 @@ def measure_curves_plot(
     figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold", color=INK, fontfamily=FONT)
     handles, font = [drawn[name] for name in heads], {"family": FONT, "size": 9}
     figure.legend(
-        handles, heads, loc="outside lower center", ncols=min(4, len(heads)), prop=font, frameon=False, labelcolor=INK
+        handles,
+        heads,
+        loc="outside lower center",
+        ncols=min(2 * len(panels), len(heads)),
+        prop=font,
+        frameon=False,
+        labelcolor=INK,
     )
     return figure
