@@ -164,12 +164,18 @@ def test_the_brier_temperature_is_the_best_on_held_out_rows(head):
     assert loss(best) < min(loss(1.2 * best), loss(best / 1.2))
 
 
-def test_far_images_are_told_by_entropy_and_all_scores_are_there(head):
-    scores = head.ood_scores(clusters(30, seed=4)[0])
+def test_ood_scores_are_those_of_the_tempered_probabilities(head):
+    features = clusters(30, seed=4)[0]
+    head.temperature = 1.5
+    scores, probs = head.ood_scores(features), head.probs(features)
+    head.temperature = 1.0
     assert set(scores) == {"max_probability", "entropy", "mutual_information", "interval_width"}
-    assert (scores["mutual_information"] > -1e-6).all()
-    probs = head.probs(clusters(30, seed=4)[0])
+    torch.testing.assert_close(scores["max_probability"], 1 - probs.amax(-1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(scores["entropy"], -(probs * probs.log()).sum(-1), atol=1e-5, rtol=1e-4)
+    assert (scores["mutual_information"] > -1e-6).all()
+    prediction = head.predict(features)
+    answer = prediction.probs.argmax(-1, keepdim=True)
+    torch.testing.assert_close(scores["interval_width"], prediction.interval_width.gather(1, answer)[:, 0])
 
 
 def test_settings_that_cannot_work_are_refused():
