@@ -85,7 +85,7 @@ def reviewed_figures(
     """A verdict's figures by the name that its sentence gives them, and what is no longer as it was reviewed."""
     found, wrong = {}, []
     for name, entry in verdict.get("figures", {}).items():
-        runs = read_runs(results, catalogue.commands[entry["command"]])
+        runs = read_runs(results, catalogue.commands[entry["command"]], entry.get("listed", "runs"))
         figure = None if runs is None else figure_of(runs, entry.get("where", {}), entry["measure"])
         now = None if figure is None else float(f"{figure.mean * entry.get('scale', 1):.{_DIGITS}g}")
         found[name] = entry["reviewed"] if now is None else now
