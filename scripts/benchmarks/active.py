@@ -9,8 +9,9 @@ once: mutual information (Houlsby et al. 2011, arXiv:1112.5745; `epistemic` of a
 probability, or at random. The task's held-out rows are not part of the pool: the temperature of every head comes from
 them, and the strength of "logreg".
 
-Heads: "bndl", the default layer trained for --max_steps steps without a search, so that five hundred fits end soon (the
-tuned one is better: tasks.py); and every head of tasks.py by its name. Finished runs are kept.
+Heads: "bndl_short", the default layer trained for --max_steps steps without a search, so that hundreds of fits end
+soon; and every head of tasks.py by its name, "bndl" being the tuned one, which is better and takes twenty times as
+long. Finished runs are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from bndl_hf import BNDLConfig
 from bndl_hf.baselines import Classifier, FeatureTask, PosteriorClassifier, current_defaults
@@ -31,6 +33,7 @@ from declared import draw_rows, read_tensors, written
 from on_tasks import TaskArguments, curves, fit_tempered, side_by_side
 
 RANDOM = "random"
+SHORT = "bndl_short"
 STRATEGIES = ("mutual_information", "entropy", "max_probability", RANDOM)
 MEASURES = {
     "accuracy": accuracy,
@@ -45,23 +48,24 @@ class RunArguments(TaskArguments):
 
     tasks: list[str] = field(default_factory=lambda: ["digits"], metadata={"help": "One task of the file."})
     pairs: list[str] = field(
-        default_factory=lambda: [*(f"bndl:{name}" for name in STRATEGIES), "logreg:entropy", "logreg:random"],
+        default_factory=lambda: [*(f"{SHORT}:{name}" for name in STRATEGIES), "logreg:entropy", "logreg:random"],
         metadata={"help": f"What to compare, each as HEAD:STRATEGY; strategies are {', '.join(STRATEGIES)}."},
     )
     labels: list[int] = field(
         default_factory=lambda: [100, 150, 200, 300, 400, 600, 800, 1000], metadata={"help": "Labels of each round."}
     )
     pool: int = field(default=5000, metadata={"help": "Training rows that labels are bought of, drawn by the seed."})
-    max_steps: int = field(default=100, metadata={"help": "Steps of the training of bndl."})
+    max_steps: int = field(default=100, metadata={"help": f"Steps of the training of {SHORT}."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Each draws rows of its own."})
-    heads: list[str] = field(default_factory=list, init=False)  # of the pairs
+    heads: list[str] = field(default_factory=list, init=False)  # of the pairs, those of tasks.py
     figure: str | None = field(default=None, metadata={"help": "PNG file: accuracy and NLL by labels."})
     output: str = field(default="outputs/bench/active.json", metadata={"help": "JSON file, rewritten after a run."})
 
     def __post_init__(self) -> None:
         if wrong := [pair for pair in self.pairs if pair.partition(":")[2] not in STRATEGIES]:
             raise ValueError(f"--pairs {' '.join(wrong)}: write HEAD:STRATEGY; strategies are {', '.join(STRATEGIES)}.")
-        self.heads = [pair.partition(":")[0] for pair in self.pairs]
+        heads = [pair.partition(":")[0] for pair in self.pairs]
+        self.heads = [head for head in heads if head != SHORT]
         super().__post_init__()
         if len(self.tasks) != 1:
             raise ValueError(f"--tasks {' '.join(self.tasks)}: one task fits, write a file for each.")
@@ -88,7 +92,7 @@ def first_rows(labels: torch.Tensor, count: int, num_labels: int) -> torch.Tenso
 
 def fit(head: str, task: FeatureTask, seed: int, max_steps: int) -> Classifier:
     """A head of one round, with the temperature of the choosing rows."""
-    if head != "bndl":
+    if head != SHORT:
         return fit_tempered(head, task, seed)
     config = BNDLConfig(feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
     layer = fit_decision_layer(*task.train, config, seed=seed, max_steps=max_steps, disable_tqdm=True)
@@ -104,11 +108,11 @@ def buy(
 
     Args:
         task: its training rows are the pool.
-        head: of tasks.py.
+        head: of tasks.py, or `SHORT`.
         strategy: of `STRATEGIES`.
         seed: of the head and of random purchases.
         labels: how many rows each round has.
-        max_steps: of bndl.
+        max_steps: of `SHORT`.
 
     Returns:
         {"labels", and the measures on the reported rows} of every round.
@@ -167,7 +171,12 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     """Run the command asked for."""
     arguments: RunArguments = parse_command({"run": RunArguments}, __doc__, argv)
-    runs = compare(arguments)
+    usual = logging.get_verbosity()
+    logging.set_verbosity_error()  # each of hundreds of short trainings would say that it is short
+    try:
+        runs = compare(arguments)
+    finally:
+        logging.set_verbosity(usual)
     means = summarise(runs)["means"]
     for measure, words in (("accuracy", "Accuracy"), ("negative_log_likelihood", "NLL, nats,")):
         print(f"\n{words} by labels bought\n\n" + table(side_by_side(means, ("pair",), "labels", measure)))

@@ -43,11 +43,19 @@ def test_the_rows_of_highest_score_are_bought(monkeypatch):
 def test_digits_are_learned_from_bought_labels(tmp_path, capsys):
     output, figure = tmp_path / "active.json", tmp_path / "active.png"
     argv = ["run", "--pool", "200", "--labels", "20", "60", "--seeds", "0", "--max_steps", "5", "--quiet"]
-    argv += ["--pairs", "bndl:mutual_information", "logreg:random", "--output", str(output), "--figure", str(figure)]
+    argv += [
+        "--pairs",
+        "bndl_short:mutual_information",
+        "logreg:random",
+        "--output",
+        str(output),
+        "--figure",
+        str(figure),
+    ]
     active.main(argv)
     report = json.loads(output.read_text())
     assert [(one["head"], one["strategy"]) for one in report["runs"]] == [
-        ("bndl", "mutual_information"),
+        ("bndl_short", "mutual_information"),
         ("logreg", "random"),
     ]
     first, last = report["runs"][1]["rounds"]
