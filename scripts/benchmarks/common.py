@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 from bndl_hf.baselines import HEADS, FeatureTask, current_defaults
 from bndl_hf.uncertainty import find_measure
 from bndl_hf.utils.command_line import HelpFormatter, recorded_command
-from bndl_hf.utils.results import describe_environment, read_finished, write_json
+from bndl_hf.utils.results import describe_environment, flat, read_finished, write_json
 
 
 @dataclass
@@ -162,14 +162,6 @@ def finish_runs(
         runs.append({**one, **run(**one)})
         write_result(arguments, {"settings": settings, **summarise(runs), "runs": runs})
     return runs
-
-
-def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested figures one level deep: {"ood": {"joint": {"mnist": x}}} as "ood_joint_mnist"."""
-    level: dict[str, Any] = {}
-    for name, value in figures.items():
-        level |= flat(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {prefix + name: value}
-    return level
 
 
 def mean_over_seeds(runs: Iterable[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:

@@ -60,23 +60,38 @@ FIGURES = ("accuracy", "sparsity", "active_factors", "purity", "purity_of_best_1
 
 
 @dataclass(kw_only=True)
-class FactorsArguments(HeadsArguments):
-    """What the factors of several heads are worth."""
+class ViewsArguments(HeadsArguments):
+    """Two random views of test images through the backbone of the features."""
 
     model_name_or_path: str = field(metadata={"help": "Backbone of the features, or a BNDL classifier with it."})
     dataset_name: str = field(metadata={"help": "Test images to look at, as in finetune.py."})
-    heads: list[str] = field(
-        default_factory=lambda: ["bndl", "dense", "nmf"],
-        metadata={"help": f"Decision layers, of: {', '.join(HEADS)}."},
-    )
     hold_out: int = field(default=5000, metadata={"help": "Rows of train left out, as in heads.py heads."})
     config: str = field(default="{}", metadata={"help": "Fields of BNDLConfig over each head's own, as JSON."})
     num_images: int = field(default=2048, metadata={"help": "Test images with two views."})
     augmentation: str = field(default="crop_flip", metadata={"help": "What makes a view, as in finetune.py."})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
+
+    def views_settings(self) -> dict[str, Any]:
+        """What two sets of views must agree in to be the same."""
+        return {
+            "model": Path(self.model_name_or_path).name,
+            "augmentation": self.augmentation,
+            "num_images": self.num_images,
+            "seed": 0,
+        }
+
+
+@dataclass(kw_only=True)
+class FactorsArguments(ViewsArguments):
+    """What the factors of several heads are worth."""
+
+    heads: list[str] = field(
+        default_factory=lambda: ["bndl", "dense", "nmf"],
+        metadata={"help": f"Decision layers, of: {', '.join(HEADS)}."},
+    )
     temperature: float = field(default=0.1, metadata={"help": "Of SEPIN's critic."})
     batch_size: int = field(default=256, metadata={"help": "Of SEPIN: images one is told from."})
     top: int = field(default=20, metadata={"help": "Images that purity is judged by."})
-    device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
     output: str = field(default="outputs/bench/factors.json", metadata={"help": "JSON file, rewritten after a run."})
 
 
@@ -100,12 +115,7 @@ def compare_heads(arguments: FactorsArguments) -> list[dict[str, Any]]:
     task, config = arguments.task(), json_object(arguments.config, "--config")
     settings = {
         **arguments.settings(task),
-        "views": {
-            "model": Path(arguments.model_name_or_path).name,
-            "augmentation": arguments.augmentation,
-            "num_images": arguments.num_images,
-            "seed": 0,
-        },
+        "views": arguments.views_settings(),
         "sepin": {"temperature": arguments.temperature, "batch_size": arguments.batch_size},
         "purity": {"top": arguments.top},
         "config": config,
@@ -119,7 +129,7 @@ def compare_heads(arguments: FactorsArguments) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def random_views(arguments: FactorsArguments) -> tuple[Tensor, Tensor]:
+def random_views(arguments: ViewsArguments) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, each [N, D]."""
     name = arguments.model_name_or_path
     kind, is_bndl = BNDLForImageClassification, AutoConfig.from_pretrained(name).model_type == "bndl"

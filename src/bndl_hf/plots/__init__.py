@@ -14,6 +14,7 @@ from .neutral import neutral_figure, save_neutral_figure
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
 from .prediction_sheet import prediction_sheet
+from .published import published_comparison_plot
 from .selective import risk_coverage_plot
 from .style import (
     BIAS_COLOR,
@@ -51,6 +52,7 @@ __all__ = [
     "overlay_colours",
     "pavpu_plot",
     "prediction_sheet",
+    "published_comparison_plot",
     "reliability_diagram",
     "risk_coverage_plot",
     "save_figure",

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +65,11 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Write `values` as indented JSON; the file appears whole or stays as it was."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(values, indent=2, default=str) + "\n")
+
+
+def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested figures one level deep: {"ood": {"joint": {"mnist": x}}} as "ood_joint_mnist"."""
+    level: dict[str, Any] = {}
+    for name, value in figures.items():
+        level |= flat(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {prefix + name: value}
+    return level
