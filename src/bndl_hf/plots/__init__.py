@@ -12,7 +12,6 @@ from .map_overlays import map_overlays, overlay_colours
 from .neutral import neutral_figure, save_neutral_figure
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
-from .prediction_sheet import prediction_sheet
 from .selective import risk_coverage_plot
 from .style import (
     BIAS_COLOR,
@@ -48,7 +47,6 @@ __all__ = [
     "neutral_figure",
     "overlay_colours",
     "pavpu_plot",
-    "prediction_sheet",
     "reliability_diagram",
     "risk_coverage_plot",
     "save_figure",
