@@ -88,6 +88,7 @@ class EndToEndArguments(Arguments):
         default=False,
         metadata={"help": "Backbone in bfloat16, channels last: several times faster on some processors."},
     )
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     training: str = field(default="{}", metadata={"help": "Fields of BNDLTrainingArguments for bndl alone, as JSON."})
     config: str = field(default="{}", metadata={"help": "Fields of BNDLConfig for bndl alone, as JSON."})
     output: str = field(default="outputs/bench/end_to_end.json", metadata={"help": "JSON file, rewritten after a run."})
@@ -154,12 +155,11 @@ class Comparison:
         self.train(model, head, seed)
         seconds = time.perf_counter() - started
         model.eval()
-        if head == "bndl":
-            read: Callable[[Tensor], Tensor] = model.extract_features
-            classifier: Classifier = PosteriorClassifier(model.decision_layer)
-        else:
-            read, classifier = (lambda pixels: model(pixel_values=pixels).logits), LogitsClassifier()
+        read = model.extract_features if head == "bndl" else lambda pixels: model(pixel_values=pixels).logits
         rows = {part: self.read_rows(read, part) for part in JUDGED}
+        classifier: Classifier = LogitsClassifier()
+        if head == "bndl":
+            classifier = PosteriorClassifier(model.decision_layer.cpu())  # where the rows are
         as_it_comes = {part: figures(classifier.probs(x), y) for part, (x, y) in rows.items()}
         temperature = classifier.fit_temperature(*rows["validation"])
         tempered = {part: figures(classifier.probs(x), y) for part, (x, y) in rows.items()}
@@ -212,6 +212,8 @@ class Comparison:
                 "bf16": wanted.bf16,
                 "use_cpu": not torch.cuda.is_available(),  # bfloat16 on a processor has to be asked for
                 "remove_unused_columns": False,
+                "dataloader_num_workers": wanted.num_workers,
+                "dataloader_persistent_workers": wanted.num_workers > 0,
                 "disable_tqdm": wanted.quiet,
             }
             kind: type[Trainer] = Trainer

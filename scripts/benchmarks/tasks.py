@@ -132,15 +132,15 @@ class ColumnsArguments(Arguments):
 def fit_bndl(task: FeatureTask, seed: int, preset: str = "default", times: int = 1) -> PosteriorClassifier:
     """This library's head as `fit_decision_layer` gives it, tuned on the choosing rows, with its familiarity.
 
-    With `times` > 1 every layer of the search is trained that many times as long.
+    With `times` > 1 the search starts with that many times the steps (few images) or epochs (many).
     """
     config = BNDLConfig(preset=preset, feature_dim=task.train[0].shape[1], num_labels=task.num_labels)
     features, labels = task.choosing
     longer: dict[str, Any] = {}
     if times > 1:
         epochs, batch_size = HEAD_DEFAULTS["num_train_epochs"], HEAD_DEFAULTS["per_device_train_batch_size"]
-        usual = enough_epochs(len(task.train[1]), batch_size, epochs, MIN_STEPS)
-        longer["num_train_epochs"] = times * usual
+        few = enough_epochs(len(task.train[1]), batch_size, epochs, MIN_STEPS) > epochs
+        longer = {"tune_min_steps": times * MIN_STEPS} if few else {"num_train_epochs": times * epochs}
     layer = fit_decision_layer(
         *task.train,
         config,

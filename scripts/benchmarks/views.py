@@ -35,7 +35,8 @@ from bndl_hf.training import HEAD_DEFAULTS, FeatureViews
 from bndl_hf.training.arguments import MIN_STEPS as TUNED_STEPS
 from bndl_hf.training.feature_views import OneView
 from bndl_hf.training.features import cached_features
-from bndl_hf.training.layer_training import learning_rate_of
+from bndl_hf.training.layer_training import enough_epochs, learning_rate_of
+from bndl_hf.training.trained_layer import Training
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.utils.command_line import run
 from common import Arguments, finish_runs, mean_over_seeds, parse, table
@@ -135,11 +136,14 @@ def tune_on_views(
     """What a search makes of views [V, N, D] and held-out rows."""
     rate = learning_rate_of(len(labels))
 
-    def train(features: Tensor, _: Tensor, config: BNDLConfig) -> PosteriorHead:
+    def fit(features: Tensor, _: Tensor, config: BNDLConfig, epochs: float) -> PosteriorHead:
         rows = features.unflatten(0, (len(views), -1))  # held-out rows are given, so these are all rows
-        return train_on_views(rows, labels, config, TUNED_STEPS, seed, decision_layer_learning_rate=rate)
+        given = {"num_train_epochs": epochs, "decision_layer_learning_rate": rate}
+        return train_on_views(rows, labels, config, TUNED_STEPS, seed, **given)
 
-    return tune_decision_layer(views, labels, config, train, choosing, seed)
+    epochs, batch_size = HEAD_DEFAULTS["num_train_epochs"], HEAD_DEFAULTS["per_device_train_batch_size"]
+    training = Training(fit, lambda _, steps: enough_epochs(len(labels), batch_size, epochs, steps), TUNED_STEPS)
+    return tune_decision_layer(views, labels, config, training, choosing, seed)
 
 
 def rows_of(task: Declaration, tensors: dict[str, Tensor], seed: int) -> Tensor:

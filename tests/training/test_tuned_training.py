@@ -15,6 +15,7 @@ from bndl_hf.data.pixel_values import collate
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.training import fit_decision_layer, sparse_path
 from bndl_hf.training.feature_views import FeatureViews
+from bndl_hf.training.trained_layer import Training
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import TuningReport, tuning_entry
 
@@ -208,10 +209,11 @@ def test_a_search_reads_all_views_and_holds_images_out_with_all_of_theirs() -> N
     config = BNDLConfig(feature_dim=2, num_labels=2, num_factors=4)
     read = []
 
-    def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> BNDLDecisionLayer:
+    def fit(features: Tensor, labels: Tensor, config: BNDLConfig, epochs: float) -> BNDLDecisionLayer:
         read.append((features[:, 1].long(), labels))
         return BNDLDecisionLayer(config).eval()
 
+    train = Training(fit, lambda *_: 1, 0)
     layer = tune_decision_layer(views, labels, config, train, keep=["projection", "feature_noise"])
     assert len(read) == 5 + 1
     seen = []
@@ -268,10 +270,10 @@ def test_a_report_says_that_images_were_learned_by_heart() -> None:
     x = 5 * torch.eye(3)[labels] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
     report, config = TuningReport(), BNDLConfig(feature_dim=3, num_labels=3)
 
-    def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> Any:
-        return fit_decision_layer(features, labels, config, max_steps=1, use_cpu=True, disable_tqdm=True)
+    def fit(features: Tensor, labels: Tensor, config: BNDLConfig, epochs: float) -> Any:
+        return fit_decision_layer(features, labels, config, num_train_epochs=epochs, use_cpu=True, disable_tqdm=True)
 
-    tune_decision_layer(x, labels, config, train, report=report)
+    tune_decision_layer(x, labels, config, Training(fit, lambda *_: 1, 0), report=report)
     assert (report.is_memorised, report.chosen, report.num_held_out, report.candidates) == (True, "trained", 0, [])
     assert "by heart" in str(report)
     assert report.scalars() == {"tuning_num_held_out": 0}

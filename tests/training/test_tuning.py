@@ -1,5 +1,6 @@
 """The strength of a decision layer from the data: logistic regression beside the trained layer, the better one kept."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from bndl_hf import BNDLConfig
+from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.moments import relative_variance
+from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training import fit_decision_layer
 from bndl_hf.training.candidates import FEATURE_POWER, judge
 from bndl_hf.training.convex_layer import concentration_of, layer_from_regression
 from bndl_hf.training.joined_layer import join_layers
 from bndl_hf.training.logistic_regression import Split, choose_strength, fit_logistic_regression, folds
-from bndl_hf.training.trained_layer import NOISES, _lowest, _with_noise
+from bndl_hf.training.trained_layer import NOISES, Training, _enough_steps, _lowest, _with_noise, trained_candidate
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1, "per_device_train_batch_size": 32}
 
@@ -152,8 +155,55 @@ def test_the_amount_of_noise_is_found_downhill(least: float, visited: int) -> No
         seen.append(noise)
         return abs(np.log(noise / least))
 
-    assert _lowest(loss, NOISES, 2) == least
+    assert _lowest(loss, NOISES, 1.0) == least
     assert len(set(seen)) == visited
+
+
+def epochs_of_ten_steps(_: int, min_steps: int) -> float:
+    return max(12, min_steps / 10)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ({200: 1.0, 400: 0.985}, 400),  # the last doubling bought nothing, so the next is not tried
+        ({200: 1.0, 400: 1.1}, 400),
+        ({200: 1.0, 400: 0.9, 800: 0.85, 1600: 0.845}, 800),
+        ({200 * 2**i: 0.9**i for i in range(5)}, 3200),  # eight times as many are the most
+    ],
+)
+def test_steps_double_while_that_pays(losses: dict[int, float], expected: int) -> None:
+    training = Training(lambda *_: BNDLDecisionLayer(config()), epochs_of_ten_steps, 400)
+    assert _enough_steps(losses.__getitem__, training, 100, 400) == expected
+
+
+def test_steps_are_not_sought_where_the_epochs_are_more_or_were_asked_for() -> None:
+    def loss(steps: int) -> float:
+        raise AssertionError(f"{steps} steps are the same epochs")
+
+    for training in (
+        Training(lambda *_: BNDLDecisionLayer(config()), lambda *_: 12, 400),
+        Training(lambda *_: BNDLDecisionLayer(config()), lambda *_: 12, 0),
+    ):
+        assert _enough_steps(loss, training, 50_000, training.min_steps) == training.min_steps
+
+
+def test_a_layer_that_learns_slowly_gets_more_steps() -> None:
+    x, y = overlapping(120, seed=0)
+    split = Split(x, y, *overlapping(150, seed=1))
+    quick = {"use_cpu": True, "disable_tqdm": True, "decision_layer_learning_rate": 2e-2}
+    fitted: list[tuple[float, float]] = []
+
+    def fit(features: Tensor, labels: Tensor, config: BNDLConfig, epochs: float) -> PosteriorHead:
+        fitted.append((config.feature_noise, epochs))
+        return fit_decision_layer(features, labels, config, num_train_epochs=epochs, **quick)
+
+    training = Training(fit, lambda _, min_steps: min_steps, 16)  # one batch an epoch
+    chosen, _ = trained_candidate([split], config(), training)
+    assert chosen.settings.endswith("at least 64 steps")
+    assert len(fitted) == len(set(fitted))  # nothing is trained twice
+    short = judge([split], partial(fit, config=_with_noise(config(), 1.0, ()), epochs=16))
+    assert chosen.judged.loss < 0.9 * short.loss
 
 
 def test_noise_power_and_density_are_chosen_unless_they_are_given() -> None:

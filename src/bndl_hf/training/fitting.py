@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from bndl_hf.training.density import check_density, default_config, sparse_layer
 from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.logistic_regression import Split
+from bndl_hf.training.trained_layer import Training
 from bndl_hf.training.trainer import BNDLTrainer
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import TuningReport
@@ -95,10 +96,10 @@ def fit_decision_layer(
         # A layer of few factors has a dense one to learn from.
         dense = config if config.preset != "interpretable" else default_config(config)
 
-        def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
+        def train(features: Tensor, labels: Tensor, config: BNDLConfig, epochs: float) -> PosteriorHead:
             is_sought = config.feature_noise > 0
             rate = {"decision_layer_learning_rate": learning_rate_of(len(labels))} if is_sought else {}
-            arguments = {**_enough_steps(len(labels), training_arguments), **rate, **training_arguments}
+            arguments = {"num_train_epochs": epochs, **rate, **training_arguments}
             return _train(FeatureDataset(features, labels), config, None, None, callbacks, arguments)
 
         def make_sparse(layer: PosteriorHead, best: Candidate, splits: Sequence[Split]) -> PosteriorHead:
@@ -109,7 +110,9 @@ def fit_decision_layer(
         seed = int(training_arguments.get("seed", BNDLTrainingArguments.seed))
         then, report = None if density is None else make_sparse, TuningReport()
         tuned = tune_decision_layer(
-            *(train_dataset.features, train_dataset.labels, dense, train, rows, seed), report=report, then=then
+            *(train_dataset.features, train_dataset.labels, dense, _training(train, training_arguments), rows, seed),
+            report=report,
+            then=then,
         )
         if not report.is_memorised or density is None:
             return tuned
@@ -119,12 +122,19 @@ def fit_decision_layer(
     return _train(train_dataset, config, layer, held_out, callbacks, training_arguments)
 
 
-def _enough_steps(num_images: int, training_arguments: dict[str, Any]) -> dict[str, Any]:
-    """Epochs for few images, where none were asked for: held-out rows say whether so many did good."""
-    if training_arguments.keys() & {"num_train_epochs", "max_steps"}:
-        return {}
-    batch = training_arguments.get("per_device_train_batch_size", HEAD_DEFAULTS["per_device_train_batch_size"])
-    return {"num_train_epochs": enough_epochs(num_images, batch, HEAD_DEFAULTS["num_train_epochs"], MIN_STEPS)}
+def _training(
+    fit: Callable[[Tensor, Tensor, BNDLConfig, float], PosteriorHead], training_arguments: dict[str, Any]
+) -> Training:
+    """Few images get more epochs, where none were asked for: held-out rows say whether so many did good."""
+    values = {**HEAD_DEFAULTS, **training_arguments}
+    epochs, batch_size = values["num_train_epochs"], values["per_device_train_batch_size"]
+    is_asked_for = bool(training_arguments.keys() & {"num_train_epochs", "max_steps"})
+
+    def num_epochs(num_images: int, min_steps: int) -> float:
+        return epochs if is_asked_for else enough_epochs(num_images, batch_size, epochs, min_steps)
+
+    min_steps = training_arguments.get("tune_min_steps", MIN_STEPS)
+    return Training(fit, num_epochs, 0 if is_asked_for else min_steps)
 
 
 def _train(

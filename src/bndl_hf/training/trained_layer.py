@@ -1,15 +1,16 @@
-"""The trained candidate: gradient descent on features with noise, as much of it as held-out rows want.
+"""The trained candidate: gradient descent on features with noise, as much of both as held-out rows want.
 
 Noise on the features, in units of their spread, is what keeps a projection of D x K weights from learning a few
 photographs by heart; to first order it is a Gaussian prior of every function the layer can be (Bishop 1995). Few images
-want more of it, many want less, so its amount is sought. Read tuning.py first.
+want more of it, many want less, so its amount is sought. Then come the optimizer steps: features that say little each,
+such as raw pixels, want several times as many as those of a deep network. Read tuning.py first.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -19,20 +20,47 @@ from bndl_hf.model.posterior_head import PosteriorHead
 from bndl_hf.training.candidates import FEATURE_POWER, Candidate, Judged, judge
 from bndl_hf.training.logistic_regression import Split
 
-Train = Callable[[Tensor, Tensor, BNDLConfig], PosteriorHead]
-
 # Amounts of noise, in units of a feature's spread. The search starts in the middle, with many rows one below, and goes
 # downhill.
 NOISES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _MANY_ROWS = 20_000
+# How often the steps may double, and the share of the held-out loss that a doubling must save to be followed by another
+_MOST_DOUBLINGS = 3
+_WORTH_A_DOUBLING = 0.02
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a search trains a layer.
+
+    Attributes:
+        fit: makes a layer of rows [N, D], labels [N] and a configuration, in so many epochs.
+        num_epochs: of so many rows, for so many optimizer steps at least.
+        min_steps: optimizer steps to begin with; 0 where their number was asked for and is not to be sought.
+    """
+
+    fit: Callable[[Tensor, Tensor, BNDLConfig, float], PosteriorHead]
+    num_epochs: Callable[[int, int], float]
+    min_steps: int
+
+    def __call__(
+        self, features: Tensor, labels: Tensor, config: BNDLConfig, min_steps: int | None = None
+    ) -> PosteriorHead:
+        """A layer trained for at least `min_steps` optimizer steps, by default those to begin with."""
+        min_steps = self.min_steps if min_steps is None else min_steps
+        return self.fit(features, labels, config, self.num_epochs(len(labels), min_steps))
 
 
 def trained_candidate(
-    splits: Sequence[Split], config: BNDLConfig, train: Train, keep: Sequence[str] = (), rival: Candidate | None = None
+    splits: Sequence[Split],
+    config: BNDLConfig,
+    train: Training,
+    keep: Sequence[str] = (),
+    rival: Candidate | None = None,
 ) -> tuple[Candidate, bool]:
     """The best trained layer by held-out likelihood.
 
-    With several splits the amount of noise is sought on the first one, and only what beats `rival` there meets them all
+    With several splits noise and steps are sought on the first one, and only what beats `rival` there meets them all
     (successive halving).
 
     Args:
@@ -46,38 +74,61 @@ def trained_candidate(
     Returns:
         The candidate, and whether it met all splits.
     """
-    first = splits[:1]
-    tried: dict[float, Judged] = {}
-    layers: dict[tuple[float, int], PosteriorHead] = {}  # of the rows of the splits, which are asked for again
+    first, num_rows = splits[:1], len(splits[0].labels)
+    tried: dict[tuple[float, int], Judged] = {}
+    layers: dict[tuple[float, float, int], PosteriorHead] = {}  # of the rows of the splits, which are asked for again
     known = {id(split.features) for split in splits}
 
-    def fit(x: Tensor, y: Tensor, noise: float) -> PosteriorHead:
-        key = (noise, id(x))
+    def fit(x: Tensor, y: Tensor, noise: float, steps: int) -> PosteriorHead:
+        key = (noise, train.num_epochs(len(y), steps), id(x))
         if key in layers:
             return layers[key]
-        layer = train(x, y, _with_noise(config, noise, keep))
+        layer = train(x, y, _with_noise(config, noise, keep), steps)
         if id(x) in known:
             layers[key] = layer
         return layer
 
-    def loss(noise: float) -> float:
-        if noise not in tried:
-            tried[noise] = judge(first, partial(fit, noise=noise))
-        return tried[noise].loss
+    def loss(noise: float, steps: int) -> float:
+        if (noise, steps) not in tried:
+            tried[noise, steps] = judge(first, partial(fit, noise=noise, steps=steps))
+        return tried[noise, steps].loss
 
+    steps = train.min_steps
     if is_chosen(config, keep):
-        best = _lowest(loss, NOISES, len(NOISES) // 2 - (len(splits[0].labels) > _MANY_ROWS))
+        start = NOISES[len(NOISES) // 2 - (num_rows > _MANY_ROWS)]
+        best = _lowest(partial(loss, steps=steps), NOISES, start)
+        before = None
+        while before != (best, steps):  # more steps may want another amount of noise, and that more steps again
+            before = best, steps
+            steps = _enough_steps(partial(loss, best), train, num_rows, steps)
+            best = _lowest(partial(loss, steps=steps), NOISES, best)
     else:
         best = config.feature_noise
-        loss(best)
+        loss(best, steps)
     power = _with_noise(config, best, keep).feature_power
     settings = f"noise of {best:.3g} spreads on features^{power:g}"
-    chosen = Candidate("trained", partial(fit, noise=best), tried[best], settings)
+    if steps != train.min_steps:
+        settings += f", at least {steps} steps"
+    chosen = Candidate("trained", partial(fit, noise=best, steps=steps), tried[best, steps], settings)
     if len(splits) == 1:
         return chosen, True
     if rival is not None and chosen.judged.loss >= judge(first, rival.fit).loss:
         return chosen, False
     return replace(chosen, judged=judge(splits, chosen.fit)), True
+
+
+def _enough_steps(loss: Callable[[int], float], train: Training, num_rows: int, steps: int) -> int:
+    """Steps, from `steps` upwards, from which on twice as many save less than a fiftieth of the held-out loss.
+
+    Half of them come first: where the last doubling bought nothing, the next one need not be paid for.
+    """
+    at_least, fewer = steps, steps // 2
+    while steps <= train.min_steps * 2**_MOST_DOUBLINGS:
+        is_longer = train.num_epochs(num_rows, steps) > train.num_epochs(num_rows, fewer)
+        if not is_longer or loss(steps) > (1 - _WORTH_A_DOUBLING) * loss(fewer):
+            break
+        fewer, steps = steps, 2 * steps
+    return max(at_least, fewer)
 
 
 def is_chosen(config: BNDLConfig, keep: Sequence[str]) -> bool:
@@ -98,12 +149,12 @@ def _with_noise(config: BNDLConfig, noise: float, keep: Sequence[str]) -> BNDLCo
     return config
 
 
-def _lowest(loss: Callable[[float], float], ladder: Sequence[float], start: int) -> float:
+def _lowest(loss: Callable[[float], float], ladder: Sequence[float], start: float) -> float:
     """Where the loss is least on a ladder, downhill from `start`."""
+    begin = place = ladder.index(start)
     for step in (1, -1):
-        place = start
         while 0 <= place + step < len(ladder) and loss(ladder[place + step]) < loss(ladder[place]):
             place += step
-        if place != start:
+        if place != begin:
             break
     return ladder[place]

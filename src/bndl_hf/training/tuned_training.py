@@ -33,6 +33,7 @@ from bndl_hf.training.features import FeatureDataset
 from bndl_hf.training.layer_training import enough_epochs, learning_rate_of, train_layer
 from bndl_hf.training.logistic_regression import Split
 from bndl_hf.training.pruning import LoadingPruner
+from bndl_hf.training.trained_layer import Training
 from bndl_hf.training.tuning import tune_decision_layer
 from bndl_hf.training.tuning_report import ENTRY, TuningReport, tuning_of_checkpoint
 
@@ -176,9 +177,9 @@ class TunedTraining(Trainer):
         with tempfile.TemporaryDirectory() as scratch, tqdm(desc="Tuning", unit=" steps", disable=not shows) as bar:
             progress = _Progress(bar)
 
-            def train(features: Tensor, labels: Tensor, config: BNDLConfig) -> PosteriorHead:
+            def fit(features: Tensor, labels: Tensor, config: BNDLConfig, epochs: float) -> PosteriorHead:
                 images = labels[: len(labels) // V]  # the rows come view by view
-                arguments = self._arguments_of_candidate(scratch, len(images), config)
+                arguments = self._arguments_of_candidate(scratch, len(images), config, epochs)
                 dataset = FeatureDataset(features, labels)
                 if V > 1:
                     dataset = FeatureViews(features.unflatten(0, (V, -1)), images, self.args.seed)
@@ -189,6 +190,7 @@ class TunedTraining(Trainer):
                 bar.set_description("Tuning, making it sparse")
                 return sparse_layer(layer, best.fit, splits, x.float(), wanted, density, self.args.seed)
 
+            train = Training(fit, lambda rows, steps: self._enough_epochs(rows // V, steps), self._min_steps)
             then = None if density is None else make_sparse
             layer = tune_decision_layer(views, y, config, train, held_out, self.args.seed, keep, report, then)
             if density is not None and report.is_memorised:
@@ -217,11 +219,21 @@ class TunedTraining(Trainer):
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
         return report
 
-    def _arguments_of_candidate(self, output_dir: str, num_images: int, config: BNDLConfig) -> BNDLTrainingArguments:
+    @property
+    def _min_steps(self) -> int:
+        """Optimizer steps of a candidate to begin with; 0 where `max_steps` says how many."""
+        return 0 if self.args.max_steps > 0 else self.args.tune_min_steps
+
+    def _enough_epochs(self, num_images: int, min_steps: int) -> float:
+        args = self.args
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return enough_epochs(num_images, batch, args.num_train_epochs, min_steps)
+
+    def _arguments_of_candidate(
+        self, output_dir: str, num_images: int, config: BNDLConfig, epochs: float
+    ) -> BNDLTrainingArguments:
         """This Trainer's arguments, for a training that leaves nothing but its weights."""
         arguments = copy.copy(self.args)
-        batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        epochs = enough_epochs(num_images, batch, arguments.num_train_epochs, arguments.tune_min_steps)
         values = {
             "output_dir": output_dir,
             "num_train_epochs": epochs,

@@ -21,7 +21,7 @@ from bndl_hf.training.convex_layer import convex_candidate, why_not_convex
 from bndl_hf.training.feature_statistics import FeatureStatistics
 from bndl_hf.training.joined_layer import joined_candidate
 from bndl_hf.training.logistic_regression import Split, folds
-from bndl_hf.training.trained_layer import Train, trained_candidate
+from bndl_hf.training.trained_layer import Training, trained_candidate
 from bndl_hf.training.tuning_report import TuningReport
 
 logger = logging.get_logger(__name__)
@@ -37,7 +37,7 @@ def tune_decision_layer(
     features: Tensor,
     labels: Tensor,
     config: BNDLConfig,
-    train: Train,
+    train: Training,
     held_out: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
     keep: Sequence[str] = (),
@@ -52,7 +52,7 @@ def tune_decision_layer(
         labels: [N], in 0 .. C - 1.
         config: of the layer wanted. Where it departs from the default preset in what the convex candidate is made of
             (projection, number of factors, thresholds, concentrations), that candidate is left out, and it is said.
-        train: makes a trained layer from features, labels and a configuration; with views from V n rows, view by view.
+        train: how a layer is trained; with views it is given V n rows, view by view.
         held_out: rows (features, labels) to choose on. None chooses by five-fold cross-validation, above 5,000 rows on
             a fifth of them, and fits again on all rows.
         seed: of the folds.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from bndl_hf.utils.files import written_whole
 
@@ -20,7 +21,9 @@ def describe_environment() -> dict[str, Any]:
     """Versions and hardware behind a figure: Python, libraries, processor, cores in use, accelerator."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("bndl-hf", "torch", "transformers")},
+        "bndl-hf": sys.modules["bndl_hf"].__version__,  # of this code: a checkout on the path has no metadata
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
