@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -145,21 +144,22 @@ def test_only_our_classifiers_are_published(model):
         list_contents(model.backbone, None, "alice/vit-bndl")
 
 
-def test_nothing_of_the_machine_is_in_anything_a_whole_run_publishes(tmp_path, hub, monkeypatch):
+def test_nothing_of_the_machine_is_in_anything_a_whole_run_publishes(tmp_path, hub, run_python, monkeypatch):
     """Fine-tune and push with the command line somebody would type, publish again, then look into every byte."""
     home = tmp_path / "home_of_jo"
     home.mkdir()
     token = "hf_secretsecretsecretsecretsecret"
     hub.add_user("alice", token=token)
     person = {"HOME": str(home), "USER": "jo_the_user", "LOGNAME": "jo_the_user"}
-    environment = {**os.environ, **hub.environment(token, home), **person, "HF_HUB_OFFLINE": "0"}
+    environment = {**hub.environment(token, home), **person, "HF_HUB_OFFLINE": "0"}
     command = f"""
-        {sys.executable} {REPOSITORY}/scripts/finetune.py --model_type resnet --image_size 8 --dataset_name digits
+        {REPOSITORY}/scripts/finetune.py --model_type resnet --image_size 8 --dataset_name digits
         --config_overrides {{"embedding_size":8,"hidden_sizes":[8,16],"depths":[1,1],"layer_type":"basic"}}
         --max_steps 2 --max_eval_samples 20 --per_device_train_batch_size 9 --output_dir {home}/outputs/run
         --push_to_hub --hub_model_id alice/resnet-bndl --hub_tok {token}
     """
-    done = subprocess.run(command.split(), env=environment, cwd=home, check=True, capture_output=True, text=True)
+    done = run_python(command.split(), home, **environment)
+    assert done.returncode == 0, done.stderr
     assert f"Published: {hub.url}/alice/resnet-bndl/commit/" in done.stdout
     run = home / "outputs" / "run"
     assert (run / "training_args.bin").exists()  # and it stays where it is

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bndl_hf.plots import map_overlays, prediction_sheet, waterfall_plot
+from bndl_hf.plots import map_overlays, waterfall_plot
 from bndl_hf.plots.factor_labels import on_two_lines
-from plots.test_prediction_sheet import sheet_inputs, texts
 
 PARTS = {"parts": [2.0, -1.5], "rest": 0.5, "bias": -0.25, "factors": [7, 3]}
 LONG = "feeds brontosaurus, crocodile_head, sea_horse +35 more (296)"
@@ -51,18 +50,3 @@ def test_long_captions_of_maps_make_the_row_higher():
     one, two = (map_overlays(images, maps, [[words]], dpi=50) for words in ("fins", LONG))
     assert two.axes[1].get_title().count("\n") == 1
     assert two.get_figheight() > one.get_figheight()
-
-
-def test_a_sheet_has_names_above_the_bars_and_three_pictures_before_them():
-    words = [f"name of {k}" for k in range(14)]
-    pictures = {11: [np.full((8, 8, 3), shade, np.uint8) for shade in (0, 80, 160, 240)], 12: []}
-    figure = prediction_sheet(**sheet_inputs(), images_per_block=1, factor_names=words, thumbnails=pictures, dpi=50)
-    assert texts(figure, "part")[:5] == ["name of 11", "name of 12", "rest", "bias", "logit"]
-    shown = [axes.images[0].get_array()[0, 0, 0] for axes in figure.axes if axes.get_gid() == "thumbnail"]
-    assert shown == [0, 80, 160] * 2  # of each of the two images
-    bars = [axes for axes in figure.axes if axes.patches]
-    assert [bar.get_width() for bar in bars[1].patches] == [12.0, 2.5, 1.5, -0.5]
-    plain = prediction_sheet(**sheet_inputs(), images_per_block=1, dpi=50)
-    assert figure.get_figheight() > plain.get_figheight()
-    with pytest.raises(ValueError, match="factor_names holds 3 words; the parts belong to factors up to 13"):
-        prediction_sheet(**sheet_inputs(), factor_names=["a", "b", "c"])

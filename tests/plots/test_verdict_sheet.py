@@ -1,10 +1,15 @@
 """Sheets of answers, the factors that matter most, and colours for light and dark pages."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+import bndl_hf.plots
 from bndl_hf.plots import (
     ShownAnswer,
     accuracy_by_decile_plot,
@@ -48,6 +53,48 @@ def test_an_answer_stands_with_verdict_parts_and_what_they_leave_out():
 def test_what_cannot_be_shown_is_said(answers, sentence):
     with pytest.raises(ValueError, match=sentence):
         verdict_sheet(answers)
+
+
+def overlaps(figure):
+    """Pairs of texts whose boxes meet, and texts that leave the figure."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.texts]
+    width, height = figure.canvas.get_width_height()
+    outside = [words for words, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]
+    meeting = [
+        (one, other)
+        for index, (one, box) in enumerate(boxes)
+        for other, other_box in boxes[index + 1 :]
+        if box.x0 < other_box.x1 and other_box.x0 < box.x1 and box.y0 < other_box.y1 and other_box.y0 < box.y1
+    ]
+    return outside + meeting
+
+
+def test_no_text_overlaps_another_or_leaves_the_figure():
+    name = "West Highland white terrier, Westie"
+    parts = [(7, f"feeds {name}", 1234.5), (2047, "factor 2047", 0.1)]
+    notes = [f"or {name}, 12 %", f"true: {name}"]
+    answer = ShownAnswer(GREY, name, "99.9 %", "unfamiliar", notes, parts, 1234.5, -12.5, {7: [GREY] * 3})
+    plain = ShownAnswer(np.zeros((20, 30, 3)), "8", "100 %", None)
+    figure = verdict_sheet([answer, plain, answer], columns=2, dpi=100)
+    assert overlaps(figure) == []
+    assert figure.canvas.manager is None  # pyplot does not know it
+
+
+def test_without_matplotlib_the_error_names_the_extra():
+    # The folder alone, which imports nothing of ours: the package around it takes seconds to import.
+    code = f"""
+import sys
+import numpy as np
+sys.modules["matplotlib"] = None
+sys.path.insert(0, {str(Path(bndl_hf.plots.__file__).parents[1])!r})
+from plots import ShownAnswer, verdict_sheet
+try:
+    verdict_sheet([ShownAnswer(np.zeros((2, 2)), "cat", "98 %", "sure")])
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "Figures need matplotlib, which is not there; pip install bndl-hf[plots]."
 
 
 def luminance(color):

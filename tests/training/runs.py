@@ -248,7 +248,19 @@ def code(text: str) -> None:
     exec(text, {"__name__": "__main__"})
 
 
-JOBS = {job.__name__: job for job in (train, train_on_a_full_disk, in_two_processes, take_lock, script, code)}
+def notebook(path: str, cwd: str) -> None:
+    """The code cells of a notebook, as a kernel runs them, in the folder `cwd`; an error ends it."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    os.chdir(cwd)
+    sys.path[:1] = [cwd]  # for the suite's folder
+    shell = InteractiveShell.instance()
+    for cell in json.loads(Path(path).read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            shell.run_cell("".join(cell["source"]), store_history=True).raise_error()
+
+
+JOBS = {job.__name__: job for job in (train, train_on_a_full_disk, in_two_processes, take_lock, script, code, notebook)}
 
 
 def serve() -> None:

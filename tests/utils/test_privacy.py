@@ -112,3 +112,12 @@ def test_names_of_secrets_are_known_with_their_abbreviations():
 )
 def test_what_must_not_be_published_is_found_and_no_secret_is_repeated(text, found):
     assert private_part(text) == found
+
+
+@pytest.mark.parametrize("around", ["a = 1\n", "Straße\n", "b\xff\n\n"])
+def test_it_is_found_on_any_line(around):
+    for line in (f"x {HF}", "see https://jo:fish@host.org", "C:/users/jo/x", r"C:\USERS\jo", "/root/x", "%2FHome%2Fjo"):
+        found = private_part(line)
+        assert found
+        assert private_part(around * 3 + line) == private_part(around + line + "\n" + around * 2) == found
+    assert private_part(around * 3 + "the home/office rug, https://example.org/home/page") is None

@@ -117,10 +117,9 @@ def push_to_hub(
     Example:
         >>> push_to_hub(model, processor, "alice/vit-bndl", results={"accuracy": 0.98}, base_model="google/vit-base")
     """
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="bndl-") as staging:
         folder = Path(staging)
-        repo_id = _full_name(api, repo_id)
+        repo_id = _full_name(HfApi(token=token), repo_id)
         write_contents(
             folder,
             model,
@@ -135,10 +134,28 @@ def push_to_hub(
             examples=examples,
             **card_facts,
         )
-        check_nothing_private(folder, secrets=[token or get_token() or ""])
-        with _undone_on_failure(api, repo_id) as push:
-            push.prepare(private, revision, create_pr)
-            return push.commit(folder, commit_message or "Upload BNDL classifier", create_pr)
+        message = commit_message or "Upload BNDL classifier"
+        return upload_contents(
+            folder, repo_id, message, private=private, revision=revision, create_pr=create_pr, token=token
+        )
+
+
+def upload_contents(
+    folder: Path,
+    repo_id: str,
+    message: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+) -> CommitInfo:
+    """The second half of `push_to_hub`: the files of a folder become one commit, or nothing."""
+    api = HfApi(token=token)
+    check_nothing_private(folder, secrets=[token or get_token() or ""])
+    with _undone_on_failure(api, repo_id) as push:
+        push.prepare(private, revision, create_pr)
+        return push.commit(folder, message, create_pr)
 
 
 @dataclass

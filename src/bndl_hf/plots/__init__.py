@@ -13,7 +13,6 @@ from .measure_curves import measure_curves_plot
 from .neutral import neutral_figure, save_neutral_figure
 from .ood import uncertainty_histograms
 from .pavpu import pavpu_plot
-from .prediction_sheet import prediction_sheet
 from .published import published_comparison_plot
 from .selective import risk_coverage_plot
 from .style import (
@@ -51,7 +50,6 @@ __all__ = [
     "neutral_figure",
     "overlay_colours",
     "pavpu_plot",
-    "prediction_sheet",
     "published_comparison_plot",
     "reliability_diagram",
     "risk_coverage_plot",

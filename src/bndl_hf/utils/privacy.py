@@ -56,6 +56,12 @@ _ANY_HOME = re.compile(
     r"|file:/+[^\s\"'<>]+|%2F(?:home|Users)%2F\w+"
 )
 _PASSWORD_IN_URL = re.compile(r"""\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/"'<>@]*:[^\s/"'<>@]+@""")
+# Whatever the three patterns above find has one of these in it, once it is in small letters. To look for them in a
+# whole text takes a tenth of the time, and they lead to the few lines that are worth a closer look.
+_SIGN = re.compile(
+    r"hf_|api_org_|sk-|gh[pousr]_|github_pat_|glpat-|akia|asia|xox|eyj"
+    r"|://|file:/|[/\\](?:home|users|root/)|%2f(?:home|users)"
+)
 
 
 def is_secret_name(name: str) -> bool:
@@ -131,12 +137,28 @@ def private_part(text: str) -> str | None:
 
     A secret is named, not repeated.
     """
-    if _TOKEN.search(text):
+    lines = _lines_with_a_sign(text)
+    if _TOKEN.search(lines):
         return "an access token"
-    if match := _PASSWORD_IN_URL.search(text):
+    if match := _PASSWORD_IN_URL.search(lines):
         return f"a password in an address ({match[0].split('://')[0]}://...)"
-    match = _ANY_HOME.search(text)
+    match = _ANY_HOME.search(lines)
     return match[0] if match else None
+
+
+def _lines_with_a_sign(text: str) -> str:
+    """The lines of `text` in which something private can be, none of which goes over the end of a line."""
+    small = text.casefold()
+    if len(small) != len(text):  # a letter such as ß became two, and places in the one are not places in the other
+        return text
+    lines, end = [], 0
+    while match := _SIGN.search(small, end):
+        start = text.rfind("\n", 0, match.start()) + 1
+        end = text.find("\n", match.end())
+        lines.append(text[start:] if end < 0 else text[start:end])
+        if end < 0:
+            break
+    return "\n".join(lines)
 
 
 def _without_value(match: re.Match[str]) -> str:
