@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def cost_of(answer: Callable[[Tensor], Any], forward: Callable[[Tensor], Any], p
     device = pixels.device.type
     ratios = []
     for turn in range(_TIMINGS + 2):
-        pair = [seconds_taken(lambda call=call: call(pixels), device) for call in (forward, answer)]
+        pair = [seconds_taken(partial(call, pixels), device) for call in (forward, answer)]
         if turn >= 2:  # the first ones warm up
             ratios.append(pair[1] / pair[0])
     return statistics.median(ratios)

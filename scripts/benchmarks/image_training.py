@@ -117,7 +117,7 @@ class ImageTask:
 class WithHead(BNDLForImageClassification):
     """A classifier whose last layer is a head of `bndl_hf.baselines`."""
 
-    _auto_class = None  # not a checkpoint to publish
+    _auto_class: Any = None  # not a checkpoint to publish
     head_name: str
 
     def __init__(self, config: BNDLConfig) -> None:
@@ -179,7 +179,7 @@ class Joined(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]  # new ones by now
 
 
-def make_optimizer(model: nn.Module, system: str, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
+def make_optimizer(model: Any, system: str, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
     """The recipe's optimizer; the layer of `bndl` has AdamW, as in `BNDLTrainer`, unless the recipe says otherwise.
 
     One learning rate cannot serve both: that layer reads features in units of their spread, whose products are tens to
@@ -198,8 +198,8 @@ def make_optimizer(model: nn.Module, system: str, recipe: Recipe, fused: bool) -
     if recipe.optimizer == "adamw":
         optimizer = torch.optim.AdamW(given, lr=recipe.learning_rate, fused=fused)
     else:
-        momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
-        optimizer = torch.optim.SGD(given, lr=recipe.learning_rate, fused=fused, **momentum)
+        rate, momentum, nesterov = recipe.learning_rate, recipe.momentum, recipe.nesterov
+        optimizer = torch.optim.SGD(given, lr=rate, momentum=momentum, nesterov=nesterov, fused=fused)
     if not own:
         return optimizer
     return Joined(optimizer, torch.optim.AdamW(own, lr=recipe.head_learning_rate, weight_decay=0.0, fused=fused))

@@ -189,21 +189,31 @@ def passes(model: Any, pixels: Tensor) -> Tensor:
 
 
 def merge(arguments: ImagesArguments) -> list[dict[str, Any]]:
-    """The runs of several result files in the output file; the settings must agree, and nothing may be there twice.
+    """The runs of several result files in the output file; the settings must agree, a later file goes before.
+
+    Each file's command and environment are kept under "parts". The cost of an answer is not: processes that ran side
+    by side on one device timed each other.
 
     Raises:
         ValueError: files of other settings, or a missing file.
     """
     runs: dict[tuple[str, int], dict[str, Any]] = {}
-    settings: dict[str, Any] | None = None
+    parts: list[dict[str, Any]] = []
     for name in arguments.merge:
         if not Path(name).is_file():
             raise ValueError(f"--merge {name}: there is no such file.")
-        settings = settings or json.loads(Path(name).read_text()).get("settings")
-        for one in read_finished(name, settings or {}):
-            runs[one["system"], one["seed"]] = one
+        found = json.loads(Path(name).read_text())
+        settings = parts[0]["settings"] if parts else found["settings"]
+        for one in read_finished(name, settings):
+            runs[one["system"], one["seed"]] = {key: value for key, value in one.items() if key != "cost"}
+        parts.append({key: found[key] for key in ("command", "environment", "settings")})
     merged = [runs[key] for key in sorted(runs, key=lambda key: (SYSTEMS.index(key[0]), key[1]))]
-    write_result(arguments, {"settings": settings, "runs": merged})
+    settings = parts[0].pop("settings")
+    for part in parts[1:]:
+        del part["settings"]
+    write_result(
+        arguments, {"environment": parts[0]["environment"], "settings": settings, "parts": parts, "runs": merged}
+    )
     return merged
 
 
