@@ -174,7 +174,13 @@ def epochs_of_ten_steps(_: int, min_steps: int) -> float:
 )
 def test_steps_double_while_that_pays(losses: dict[int, float], expected: int) -> None:
     training = Training(lambda *_: BNDLDecisionLayer(config()), epochs_of_ten_steps, 400)
-    assert _enough_steps(losses.__getitem__, training, 100, 400) == expected
+    split = Split(*overlapping(100, seed=0), *overlapping(60, seed=1))
+    assert _enough_steps(losses.__getitem__, training, split, 400) == expected
+    # The same losses of so few rows are too little to go by.
+    assert (
+        _enough_steps(losses.__getitem__, training, Split(*overlapping(100, seed=0), *overlapping(3, seed=1)), 400)
+        == 400
+    )
 
 
 def test_steps_are_not_sought_where_the_epochs_are_more_or_were_asked_for() -> None:
@@ -185,7 +191,8 @@ def test_steps_are_not_sought_where_the_epochs_are_more_or_were_asked_for() -> N
         Training(lambda *_: BNDLDecisionLayer(config()), lambda *_: 12, 400),
         Training(lambda *_: BNDLDecisionLayer(config()), lambda *_: 12, 0),
     ):
-        assert _enough_steps(loss, training, 50_000, training.min_steps) == training.min_steps
+        split = Split(*overlapping(100, seed=0), *overlapping(60, seed=1))
+        assert _enough_steps(loss, training, split, training.min_steps) == training.min_steps
 
 
 def test_a_layer_that_learns_slowly_gets_more_steps() -> None:

@@ -24,9 +24,10 @@ from bndl_hf.training.logistic_regression import Split
 # downhill.
 NOISES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _MANY_ROWS = 20_000
-# How often the steps may double, and the share of the held-out loss that a doubling must save to be followed by another
+# How often the steps may double, and what a doubling must save of the held-out loss to be followed by another: a share
+# of it, and nats over all rows, so that a few rows which are all right do not ask for more and more.
 _MOST_DOUBLINGS = 3
-_WORTH_A_DOUBLING = 0.02
+_WORTH_A_DOUBLING, _NATS_OF_A_DOUBLING = 0.02, 0.5
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def trained_candidate(
     Returns:
         The candidate, and whether it met all splits.
     """
-    first, num_rows = splits[:1], len(splits[0].labels)
+    first = splits[:1]
     tried: dict[tuple[float, int], Judged] = {}
     layers: dict[tuple[float, float, int], PosteriorHead] = {}  # of the rows of the splits, which are asked for again
     known = {id(split.features) for split in splits}
@@ -95,12 +96,12 @@ def trained_candidate(
 
     steps = train.min_steps
     if is_chosen(config, keep):
-        start = NOISES[len(NOISES) // 2 - (num_rows > _MANY_ROWS)]
+        start = NOISES[len(NOISES) // 2 - (len(splits[0].labels) > _MANY_ROWS)]
         best = _lowest(partial(loss, steps=steps), NOISES, start)
         before = None
         while before != (best, steps):  # more steps may want another amount of noise, and that more steps again
             before = best, steps
-            steps = _enough_steps(partial(loss, best), train, num_rows, steps)
+            steps = _enough_steps(partial(loss, best), train, splits[0], steps)
             best = _lowest(partial(loss, steps=steps), NOISES, best)
     else:
         best = config.feature_noise
@@ -117,15 +118,17 @@ def trained_candidate(
     return replace(chosen, judged=judge(splits, chosen.fit)), True
 
 
-def _enough_steps(loss: Callable[[int], float], train: Training, num_rows: int, steps: int) -> int:
-    """Steps, from `steps` upwards, from which on twice as many save less than a fiftieth of the held-out loss.
+def _enough_steps(loss: Callable[[int], float], train: Training, split: Split, steps: int) -> int:
+    """Steps, from `steps` upwards, from which on twice as many save too little of the held-out loss.
 
     Half of them come first: where the last doubling bought nothing, the next one need not be paid for.
     """
+    num_rows, least_saving = len(split.labels), _NATS_OF_A_DOUBLING / len(split.held_labels)
     at_least, fewer = steps, steps // 2
     while steps <= train.min_steps * 2**_MOST_DOUBLINGS:
-        is_longer = train.num_epochs(num_rows, steps) > train.num_epochs(num_rows, fewer)
-        if not is_longer or loss(steps) > (1 - _WORTH_A_DOUBLING) * loss(fewer):
+        if train.num_epochs(num_rows, steps) == train.num_epochs(num_rows, fewer):
+            break
+        if loss(fewer) - loss(steps) <= max(_WORTH_A_DOUBLING * loss(fewer), least_saving):
             break
         fewer, steps = steps, 2 * steps
     return max(at_least, fewer)

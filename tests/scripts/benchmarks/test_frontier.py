@@ -24,7 +24,7 @@ def digits(tmp_path_factory):
 
 
 def test_the_frontier_has_all_curves_and_an_interrupted_one_goes_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fitting, "MIN_STEPS", 60)  # for each layer of the search whose best is the teacher
+    monkeypatch.setattr(fitting, "MIN_STEPS", 15)  # for each layer of the search whose best is the teacher
     output, figure = tmp_path / "frontier.json", tmp_path / "frontier.png"
     declared = {"few": {"features": "digits", "train": 300, "held_out": 100}}
     (tmp_path / "tasks.json").write_text(json.dumps(declared))

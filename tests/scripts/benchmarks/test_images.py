@@ -164,10 +164,16 @@ def test_results_of_several_processes_become_one(tmp_path: Path) -> None:
     figures = {name.removeprefix("tempered_"): 0.5 for name in images.FIGURES}
     for number, system in enumerate(("bndl", "plain")):
         run = {"system": system, "seed": 0, **figures, "tempered": figures}
-        (tmp_path / f"{number}.json").write_text(json.dumps({"settings": {"a": 1}, "runs": [run]}))
+        machine = {"command": f"python images.py {number}", "environment": {"cpu_count": number}}
+        written = {**machine, "settings": {"a": 1}, "runs": [{**run, "cost": {"exact": 1.1}}]}
+        (tmp_path / f"{number}.json").write_text(json.dumps(written))
     argv = ["--merge", str(tmp_path / "0.json"), str(tmp_path / "1.json"), "--output", str(tmp_path / "all.json")]
     images.main(argv)
-    assert [one["system"] for one in json.loads((tmp_path / "all.json").read_text())["runs"]] == ["plain", "bndl"]
+    merged = json.loads((tmp_path / "all.json").read_text())
+    assert [one["system"] for one in merged["runs"]] == ["plain", "bndl"]
+    assert not any("cost" in one for one in merged["runs"])
+    assert [part["command"] for part in merged["parts"]] == ["python images.py 0", "python images.py 1"]
+    assert merged["environment"] == {"cpu_count": 0}
     (tmp_path / "1.json").write_text(json.dumps({"settings": {"a": 2}, "runs": []}))
     with pytest.raises(ValueError, match="holds runs with other settings"):
         images.main(argv)
