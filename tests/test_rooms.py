@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "utils": (),
     "data": ("utils",),
     "model": (),
+    "backbones": (),
     "plots": ("utils",),
     "uncertainty": (
         "model.logit_posterior",

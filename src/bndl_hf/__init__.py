@@ -1,13 +1,14 @@
 """Any Hub image classifier, now able to say "I'm not sure" and "here is why".
 
 Importing this package registers `BNDLConfig`, `BNDLModel` and `BNDLForImageClassification` with transformers' Auto
-classes, so that checkpoints load with no `trust_remote_code`.
+classes, so that checkpoints load with no `trust_remote_code`, and the ResNet for small images of `bndl_hf.backbones`.
 """
 
 from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
+from bndl_hf.backbones import CifarResNetConfig, CifarResNetForImageClassification, CifarResNetModel
 from bndl_hf.model.configuration_bndl import BNDLConfig
 from bndl_hf.model.decision_layer import BNDLDecisionLayer
 from bndl_hf.model.evidence import Evidence
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 AutoConfig.register("bndl", BNDLConfig)
 AutoModel.register(BNDLConfig, BNDLModel)
 AutoModelForImageClassification.register(BNDLConfig, BNDLForImageClassification)
+AutoConfig.register("cifar_resnet", CifarResNetConfig)
+AutoModel.register(CifarResNetConfig, CifarResNetModel)
+AutoModelForImageClassification.register(CifarResNetConfig, CifarResNetForImageClassification)
 
 __version__ = "0.1.0"
 

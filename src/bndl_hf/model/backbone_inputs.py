@@ -93,8 +93,12 @@ def patch_dim(config: PretrainedConfig) -> int:
     return num_channels(config) * height * width
 
 
-def check_pixel_values(pixel_values: Tensor, config: PretrainedConfig, names: tuple[str, ...]) -> None:
+def check_pixel_values(
+    pixel_values: Tensor, config: PretrainedConfig, names: tuple[str, ...], training: bool = False
+) -> None:
     """Refuse pixel values that a backbone of `config`, whose forward reads `names`, cannot have been meant for.
+
+    While training on a GPU NaN is left for the loss to show, so that nothing waits for the device.
 
     Raises:
         TypeError: for anything but a tensor of floating-point numbers.
@@ -119,7 +123,7 @@ def check_pixel_values(pixel_values: Tensor, config: PretrainedConfig, names: tu
         )
     if pixel_values.shape[0] == 0:  # len() would fix the number of images of an exported graph
         raise ValueError(f"pixel_values have shape {list(pixel_values.shape)}: there are no images in it.")
-    if not (torch.compiler.is_compiling() or pixel_values.is_meta):
+    if not (torch.compiler.is_compiling() or pixel_values.is_meta or (training and pixel_values.is_cuda)):
         finite = pixel_values.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             raise ValueError(

@@ -155,7 +155,7 @@ class BNDLPreTrainedModel(PreTrainedModel):
 
     def _run_backbone(self, pixel_values: Tensor, **backbone_inputs: Tensor | bool | None) -> ModelOutput:
         """The backbone's own output, whose `.logits` are the features, with hidden states and attentions if asked."""
-        check_pixel_values(pixel_values, self.backbone.config, self._input_names)
+        check_pixel_values(pixel_values, self.backbone.config, self._input_names, self.training)
         arguments = backbone_arguments(self.backbone, self._input_names, backbone_inputs)
         return self.backbone(pixel_values=pixel_values.to(self.backbone.dtype), return_dict=True, **arguments)
 

@@ -53,6 +53,7 @@ class PosteriorHead(nn.Module, ABC):
         ValueError: when the configuration names no feature width.
     """
 
+    knows_labels: bool = False  # while a Trainer trains on labels that it has checked
     feature_scale: Tensor  # [D], what the power of every feature is multiplied by before anything else
 
     def __init__(self, config: BNDLConfig, num_factors: int | None) -> None:
@@ -313,6 +314,8 @@ class PosteriorHead(nn.Module, ABC):
                 "batch); check the weights and the dtype of the backbone."
             )
         C = self.config.num_labels
+        if self.training and self.knows_labels and features.is_cuda:
+            return  # checked once, and nothing has to wait for the device
         if labels is not None and labels.numel() and not 0 <= labels.min() <= labels.max() < C:
             raise ValueError(
                 f"labels run from {labels.min().item()} to {labels.max().item()}; this model knows 0 to {C - 1} "

@@ -2,10 +2,70 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+# With float16 a step whose gradients overflow is skipped, and the weights stay good; not so many in a row.
+_MOST_SKIPPED_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a training a batch was: optimizer step and batch of that step, from 1, and epochs."""
+
+    step: int
+    batch: int
+    epoch: float
+
+
+class LossWatch:
+    """Finds the loss that is not a number: at once on a processor, one batch later where waiting would cost time.
+
+    A GPU works behind the program that feeds it. Asking for a loss stops the program until the GPU has caught up, and
+    then the GPU waits for the program; the loss of the batch before has long been there.
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+        self._pending: tuple[Tensor, torch.cuda.Event, Place] | None = None
+
+    def add(self, loss: Tensor, place: Place, may_be_skipped: bool) -> tuple[float, Place] | None:
+        """The loss that training stops for and its place, if one is known by now.
+
+        Args:
+            loss: of a batch, one number.
+            place: of that batch.
+            may_be_skipped: whether a step of such a loss does no harm (float16), up to ten in a row.
+        """
+        if not loss.is_cuda:
+            return self._judge(loss.item(), place, may_be_skipped)
+        found = self.finish(may_be_skipped)
+        copy = torch.empty((), dtype=loss.dtype, pin_memory=True)
+        copy.copy_(loss.detach(), non_blocking=True)
+        arrives = torch.cuda.Event()
+        arrives.record()
+        self._pending = copy, arrives, place
+        return found
+
+    def finish(self, may_be_skipped: bool = False) -> tuple[float, Place] | None:
+        """As `add`, for what is still on its way when training ends."""
+        if self._pending is None:
+            return None
+        (copy, arrives, place), self._pending = self._pending, None
+        arrives.synchronize()
+        return self._judge(copy.item(), place, may_be_skipped)
+
+    def _judge(self, loss: float, place: Place, may_be_skipped: bool) -> tuple[float, Place] | None:
+        if math.isfinite(loss):
+            self._in_a_row = 0
+            return None
+        self._in_a_row += 1
+        return None if may_be_skipped and self._in_a_row <= _MOST_SKIPPED_STEPS else (loss, place)
 
 
 def tensors_not_finite(model: nn.Module) -> list[str]:
@@ -14,27 +74,31 @@ def tensors_not_finite(model: nn.Module) -> list[str]:
     return [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
-def loss_not_finite(loss: float, step: int, batch: int, epoch: float, model: nn.Module, kept: str | None) -> ValueError:
-    """The error of a step whose loss is NaN or infinite.
+def loss_not_finite(loss: float, place: Place, model: nn.Module, kept: str | None) -> ValueError:
+    """The error of a batch whose loss is NaN or infinite.
 
     Args:
         loss: of the batch.
-        step: number of the optimizer step, from 1.
-        batch: number of the batch in that step, from 1; above 1 with gradient accumulation.
-        epoch: where in the training, in epochs.
+        place: of the batch.
         model: the model, whose broken tensors are named.
         kept: path of the last whole checkpoint, or None.
     """
     broken = tensors_not_finite(model)
-    cause = (
-        f"The weights are broken since the step before ({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''})"
-        if broken
-        else "The weights are finite, so it comes from this batch"
-    )
+    names = f"{', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}"
+    cause = "The weights are finite, so it comes from this batch"
+    if broken:
+        # On a GPU the step of this batch was taken before its loss was known (`LossWatch`).
+        on_gpu = next(model.parameters()).is_cuda
+        cause = (
+            f"The weights are broken, by this batch or the step before it ({names})"
+            if on_gpu
+            else f"The weights are broken since the step before ({names})"
+        )
     held = f"{kept} is from before and untouched" if kept else "There is no earlier checkpoint"
     return ValueError(
-        f"The loss is {loss} at step {step}, batch {batch} (epoch {epoch:.2f}); training stops. {cause}. {held}. Lower "
-        "the learning rates or max_grad_norm, add warmup_steps, or train without fp16, and resume."
+        f"The loss is {loss} at step {place.step}, batch {place.batch} (epoch {place.epoch:.2f}); training stops. "
+        f"{cause}. {held}. Lower the learning rates or max_grad_norm, add warmup_steps, or train without fp16, and "
+        "resume."
     )
 
 

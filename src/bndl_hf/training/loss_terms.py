@@ -23,6 +23,7 @@ class ELBOTerms:
     def __init__(self) -> None:
         self._names: list[str] = []
         self._sums: Tensor | None = None
+        self._num_images = 0
 
     def add(self, terms: Mapping[str, Tensor], nll: Tensor, num_images: int) -> None:
         """Add one batch; nothing is copied off the device.
@@ -38,8 +39,9 @@ class ELBOTerms:
             terms = {"nll": nll, "likelihood_loss": terms["nll"], **priors}
         self._names = list(terms)
         values = torch.stack([value.detach().double().mean() for value in terms.values()])
-        weighted = torch.cat([values * num_images, values.new_tensor([num_images])])
+        weighted = values * num_images
         self._sums = weighted if self._sums is None else self._sums + weighted
+        self._num_images += num_images
 
     def pop_means(self, accelerator: Accelerator) -> dict[str, float]:
         """Means since the last call, over the images of all processes, nats; empty when nothing was added.
@@ -49,8 +51,9 @@ class ELBOTerms:
         """
         if self._sums is None:
             return {}
-        *sums, num_images = accelerator.reduce(self._sums, reduction="sum").tolist()
-        self._sums = None
+        everything = torch.cat([self._sums, self._sums.new_tensor([self._num_images])])
+        *sums, num_images = accelerator.reduce(everything, reduction="sum").tolist()
+        self._sums, self._num_images = None, 0
         means = {name: value / num_images for name, value in zip(self._names, sums, strict=True)}
         beside = means["nll"] if "likelihood_loss" in means else 0.0
         return {**means, "loss": sum(means.values()) - beside}

@@ -7,7 +7,7 @@ Their spread becomes `feature_scale`, the separation of their classes the weight
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -50,8 +50,9 @@ def note_training_images(trainer: Trainer) -> Tensor | None:
     Raises:
         ValueError: the number of training images is unknown, or the weights do not fit the classes.
     """
-    config = trained_decision_layer(trainer.accelerator.unwrap_model(trainer.model)).config
-    arguments: Any = trainer.args
+    layer = trained_decision_layer(trainer.accelerator.unwrap_model(trainer.model))
+    config, arguments = layer.config, cast(Any, trainer.args)
+    layer.knows_labels = False
     dataset, wanted = trainer.train_dataset, arguments.class_weights
     if has_length(dataset):
         config.num_training_images = len(dataset)
@@ -64,6 +65,7 @@ def note_training_images(trainer: Trainer) -> Tensor | None:
     if labels is None:
         return None
     counts = count_classes(labels, config.num_labels)
+    layer.knows_labels = int(counts.sum()) == len(labels)  # all in range; the layer names others
     logger.info(describe_classes(counts, config))
     if (sentence := missing_classes(counts, config)) and trainer.is_world_process_zero():
         logger.warning(sentence)

@@ -33,7 +33,7 @@ from bndl_hf.training.checkpoints import SafeCheckpoints, end_of_training, last_
 from bndl_hf.training.class_balance import BalancedSampler, all_labels
 from bndl_hf.training.collating import collate_rows
 from bndl_hf.training.evaluating import EvaluationJudge
-from bndl_hf.training.failures import batch_norm_errors_in_words, loss_not_finite
+from bndl_hf.training.failures import LossWatch, Place, batch_norm_errors_in_words, loss_not_finite
 from bndl_hf.training.feature_views import TurnViews
 from bndl_hf.training.loss_terms import ELBOTerms, kl_warmup
 from bndl_hf.training.preparation import check_training_set, note_training_images, prepare_decision_layer
@@ -45,8 +45,6 @@ logger = logging.get_logger(__name__)
 
 # A new decision layer learns little in fewer optimizer steps.
 _FEW_STEPS = 200
-# With float16 a step whose gradients overflow is skipped, and the weights stay good; not so many in a row.
-_MOST_SKIPPED_STEPS = 10
 
 
 class BNDLTrainer(TunedTraining, SafeCheckpoints, HubPublishing, Trainer):
@@ -113,7 +111,7 @@ class BNDLTrainer(TunedTraining, SafeCheckpoints, HubPublishing, Trainer):
         self._terms = ELBOTerms()
         self._class_weights: Tensor | None = None
         self._judge: EvaluationJudge | None = None
-        self._losses_not_finite = self._batch_of_step = 0
+        self._losses, self._batch_of_step = LossWatch(), 0
         self._warns_of_few_steps = False
         super().__init__(
             model,
@@ -181,8 +179,9 @@ class BNDLTrainer(TunedTraining, SafeCheckpoints, HubPublishing, Trainer):
         with training_on_features(self) if self.args.cache_features else nullcontext():
             self._class_weights = note_training_images(self)
             self._warns_of_few_steps = prepare_decision_layer(self, resumes) and not self.args.tune_head
-            self._batch_of_step = 0
+            self._losses, self._batch_of_step = LossWatch(), 0
             output = super()._inner_training_loop(*args, **kwargs)
+            self._stop_for(self._losses.finish())
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         step = self.state.global_step if best is None else best
         warn_if_not_pruned(self.decision_layer, step, self.args.pruning_end, self.state.max_steps)
@@ -240,18 +239,16 @@ class BNDLTrainer(TunedTraining, SafeCheckpoints, HubPublishing, Trainer):
         with batch_norm_errors_in_words(self.args.per_device_train_batch_size):
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._batch_of_step += 1
-        if torch.isfinite(loss):
-            self._losses_not_finite = 0
-        else:
-            self._losses_not_finite += 1
-            if self.accelerator.scaler is None or self._losses_not_finite > _MOST_SKIPPED_STEPS:
-                step, epoch = self.state.global_step + 1, self.state.epoch or 0.0
-                trained = self.accelerator.unwrap_model(model)
-                kept = last_checkpoint(str(self.args.output_dir))
-                raise loss_not_finite(loss.item(), step, self._batch_of_step, epoch, trained, kept)
+        place = Place(self.state.global_step + 1, self._batch_of_step, self.state.epoch or 0.0)
+        self._stop_for(self._losses.add(loss, place, self.accelerator.scaler is not None))
         if self.accelerator.sync_gradients:
             self._batch_of_step = 0
         return loss
+
+    def _stop_for(self, found: tuple[float, Place] | None) -> None:
+        if found is not None:
+            kept = last_checkpoint(str(self.args.output_dir))
+            raise loss_not_finite(*found, self.accelerator.unwrap_model(self.model), kept)
 
     def compute_loss(
         self,

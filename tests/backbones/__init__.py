@@ -1,0 +1,1 @@
+"""Architectures: what `bndl_hf.backbones` adds to transformers."""
