@@ -1,10 +1,7 @@
 """publish.py as its user runs it: look first, publish, and be told what is wrong in one sentence."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,12 +32,6 @@ def folder(tmp_path):
     create_model_card(model, results, dataset_name="digits").save(folder / "README.md")
     (folder / "training_args.bin").write_bytes(b"private")
     return folder
-
-
-def run_script(*arguments, **environment):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def arguments(folder, *more):
@@ -145,9 +136,9 @@ def test_results_that_are_not_json_are_named(hub, folder):
     assert hub.store.repos == {}
 
 
-def test_in_a_process_of_its_own_errors_end_in_a_sentence(hub, folder, tmp_path):
+def test_in_a_process_of_its_own_errors_end_in_a_sentence(hub, folder, tmp_path, run_python):
     online = {**hub.environment("hf_bob", tmp_path), "HF_HUB_OFFLINE": "0"}
-    done = run_script(*arguments(folder), **online)
+    done = run_python([SCRIPT, *arguments(folder)], tmp_path, **online)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("HubError: Pushing to alice/vit-bndl failed: this token may")
     assert hub.store.repos == {}
