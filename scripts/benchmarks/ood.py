@@ -291,13 +291,14 @@ def summarise_openood(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw_openood(rows: list[dict[str, Any]], path: str) -> None:
-    """ROC curves of one task, a panel a set: of every head the largest probability and Fisher's statistic."""
-    panels = {}
+    """ROC curves of a task, a panel a set: largest probabilities, and Fisher's statistic of the first two heads."""
+    panels, heads = {}, list(dict.fromkeys(row["head"] for row in rows))
     for name in dict.fromkeys(row["ood_dataset"] for row in rows):
         points = [
             {**row, "curve": f"{row['head']}, {DRAWN[row['score']]}", "at": 100 * rate, "flagged": 100 * found}
             for row in rows
-            if row["ood_dataset"] == name and row["score"] in ("max_probability", "fisher_statistic")
+            if row["ood_dataset"] == name
+            if row["score"] == "max_probability" or (row["score"] == "fisher_statistic" and row["head"] in heads[:2])
             for rate, found in zip(ROC_AT, row["roc"], strict=True)
         ]
         panels[f"{name} found, %"] = curves(points, "curve", "at", "flagged")
