@@ -122,6 +122,7 @@ class Group:
         rows: with the paper's numbers beside ours.
         paper: key in paper.yaml.
         command, where, by: without `rows`: whose results, which of the runs, and what tells the rows apart.
+        counted: what the number of runs of a row counts.
         listed: list of the result file to read, of which each entry is a row already if it is not "runs".
         about: a paragraph.
     """
@@ -133,6 +134,7 @@ class Group:
     command: str | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     by: Sequence[str] = ()
+    counted: str = "seeds"
     listed: str = "runs"
     about: str = ""
 
