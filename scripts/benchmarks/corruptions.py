@@ -227,7 +227,7 @@ def elastic_transform(x: np.ndarray, parameters: tuple[float, float, float], gen
     after = before + generator.uniform(-corner, corner, before.shape)
     # Of every place after, where it was before: affine weights from the three points.
     inverse = np.linalg.solve(np.column_stack([after, np.ones(3)]), before)  # [3, 2]
-    places = np.stack(np.mgrid[: x.shape[0], : x.shape[1]], axis=-1).astype(float)  # [H, W, 2]
+    places = np.moveaxis(np.mgrid[: x.shape[0], : x.shape[1]], 0, -1).astype(float)  # [H, W, 2]
     if reach:
         noise = generator.uniform(-1, 1, places.shape)
         places += reach * ndimage.gaussian_filter(noise, (sigma, sigma, 0), mode="reflect", truncate=3)

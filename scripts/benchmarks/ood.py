@@ -295,7 +295,12 @@ def draw_openood(rows: list[dict[str, Any]], path: str) -> None:
     panels, heads = {}, list(dict.fromkeys(row["head"] for row in rows))
     for name in dict.fromkeys(row["ood_dataset"] for row in rows):
         points = [
-            {**row, "curve": f"{row['head']}, {DRAWN[row['score']]}", "at": 100 * rate, "flagged": 100 * found}
+            {
+                **row,
+                "curve": f"{row['head']}, {'max p' if row['score'] == 'max_probability' else 'Fisher'}",
+                "at": 100 * rate,
+                "flagged": 100 * found,
+            }
             for row in rows
             if row["ood_dataset"] == name
             if row["score"] == "max_probability" or (row["score"] == "fisher_statistic" and row["head"] in heads[:2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from .style import FONT, INK, LINE_COLORS, LINE_STYLES, MARKERS, MUTED, column, finish_axes, new_figure
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
 # Beyond so many points markers would hide the line.
 _MAX_MARKED = 25
+# Inches of an entry of the legend: its line and gaps, and a letter.
+_LEGEND_LINE, _LETTER = 0.6, 0.075
 
 
 def measure_curves_plot(
@@ -53,7 +54,8 @@ def measure_curves_plot(
     heads = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     if len(heads) > len(LINE_COLORS):
         raise ValueError(f"{len(heads)} curves arrived; {len(LINE_COLORS)} can be told apart. Leave some out.")
-    figure = new_figure(max(4.0 * len(panels), 5.5), 3.9, dpi)
+    width = max(4.0 * len(panels), 5.5)
+    figure = new_figure(width, 3.9, dpi)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     drawn = {}
     for axes, (label, curves) in zip(all_axes, panels.items(), strict=True):
@@ -70,17 +72,18 @@ def measure_curves_plot(
                 x, y, color=color, linestyle=LINE_STYLES[number], marker=marker, markersize=4, linewidth=1.6
             )
         if label in diagonal:
-            ends = np.array(axes.get_xlim())
+            ends, heights = axes.get_xlim(), axes.get_ylim()
             axes.plot(ends, ends, color=MUTED, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-            axes.set_xlim(*ends)
+            axes.set(xlim=ends, ylim=heights)
         finish_axes(axes, "", x_label, label)
     figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold", color=INK, fontfamily=FONT)
     handles, font = [drawn[name] for name in heads], {"family": FONT, "size": 9}
+    columns = int(width / (_LEGEND_LINE + _LETTER * max(map(len, heads))))
     figure.legend(
         handles,
         heads,
         loc="outside lower center",
-        ncols=min(2 * len(panels), len(heads)),
+        ncols=min(max(1, columns), len(heads)),
         prop=font,
         frameon=False,
         labelcolor=INK,
