@@ -122,6 +122,7 @@ class Group:
         rows: with the paper's numbers beside ours.
         paper: key in paper.yaml.
         command, where, by: without `rows`: whose results, which of the runs, and what tells the rows apart.
+        counted: what the number of runs of a row counts.
         listed: list of the result file to read, of which each entry is a row already if it is not "runs".
         about: a paragraph.
     """
@@ -133,6 +134,7 @@ class Group:
     command: str | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     by: Sequence[str] = ()
+    counted: str = "seeds"
     listed: str = "runs"
     about: str = ""
 
@@ -146,7 +148,7 @@ class Table:
     groups: Sequence[Group] = ()
     commands: Sequence[str] = ()
     drawn_from: Sequence[str] = ()  # commands whose results the image shows, as far as they are there
-    image: str | None = None  # below docs/images
+    image: str | None = None  # below docs/images: drawn by the report if called reproduction_..., or by a command
     image_words: str = ""  # what it shows, for who does not see it
 
 
@@ -276,9 +278,10 @@ def read_result(results: Path, command: Command) -> dict[str, Any] | None:
 
 
 def has_image(catalogue: Catalogue, table: Table, results: Path) -> bool:
-    """Whether a table has an image, and results that it shows."""
-    found = [read_result(results, catalogue.commands[one]) for one in table.drawn_from]
-    return table.image is not None and any(one is not None for one in found)
+    """Whether a table has an image, and results that it shows; what a command draws lies beside the results."""
+    if table.image is None or not any((results / catalogue.commands[one].result).is_file() for one in table.drawn_from):
+        return False
+    return table.image.startswith("reproduction_") or (results.parent / "images" / table.image).is_file()
 
 
 def figure_of(runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any], measure: str) -> Figure | None:

@@ -181,7 +181,7 @@ def own_table(catalogue: Catalogue, group: Group, results: Path) -> str:
     header = [
         *(group.by[place].replace("_", " ") for place in shown),
         *(column.label for column in group.columns),
-        *(["seeds"] if group.listed == "runs" else []),
+        *([group.counted] if group.listed == "runs" else []),
     ]
     return f"{markdown(header, lines)}\n\n{hardware(result)}."
 

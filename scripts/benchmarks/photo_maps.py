@@ -13,6 +13,7 @@ kept; the figures are drawn anew.
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,7 +185,8 @@ def draw(
                 for head, one in zip(arguments.heads, found, strict=True)
             ]
         )
-    title = f"{words}: the largest part of the answer" + (f"\n{arguments.source}" if arguments.source else "")
+    lines = [f"{words}: the largest part of the answer", *([arguments.source] if arguments.source else [])]
+    title = "\n".join(textwrap.fill(line, 15 * (len(arguments.heads) + 1)) for line in lines)
     labels = [names[photo.label] for photo in photos]
     return save_figure(map_overlays(pictures, torch.stack(maps), captions, labels, title, dpi=120), path)
 
