@@ -229,7 +229,9 @@ class Catalogue:
                 found[place] = one.hub
                 continue
             if folder is None:
-                raise ValueError(f"{name} needs {one.name}: pass --{one.folder}_dir, the folder it lies in. {one.get}")
+                what = f"a folder of {one.folder}" if one.name == "." else one.name
+                where = "" if one.name == "." else ", the folder it lies in"
+                raise ValueError(f"{name} needs {what}: pass --{one.folder}_dir{where}. {one.get}")
             path = Path(folder) / one.name
             if not path.exists():
                 raise ValueError(f"{name} needs {one.name}, and {path} does not exist. {one.get}")
