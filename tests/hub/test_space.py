@@ -6,9 +6,8 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +29,6 @@ from script_modules import load_script
 hostile = load_script("benchmarks/hostile_images")
 LABELS = {i: name for i, name in enumerate(("cat", "<b>dog</b>", "owl", "fox", "bee"))}
 CURVE = ((0.0, 0.1, 1.0), (0.999, 0.02, 0.3))
-PROJECT_SOURCE = Path(__file__).parents[2] / "src"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory, model, files):
+def space(tmp_path_factory, jobs, model, files):
     """(address, process id) of a Space made of `space_files`, in a process that has its folder to itself."""
     pytest.importorskip("gradio")
     folder = tmp_path_factory.mktemp("space")
@@ -73,29 +71,24 @@ def space(tmp_path_factory, model, files):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
-        **os.environ,
         "BNDL_MODEL": str(folder / "tiny"),
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
-        "PYTHONPATH": str(PROJECT_SOURCE),
-        "OMP_NUM_THREADS": "1",
     }
-    with open(folder / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            for _ in range(600):
-                with socket.socket() as door:
-                    if door.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert process.poll() is None, (folder / "log.txt").read_text()[-3000:]
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}", process.pid
-        finally:
-            process.terminate()
-            process.wait(20)
-    assert "Traceback" not in (folder / "log.txt").read_text()
+    job = jobs.start_script(folder / "app.py", cwd=folder, environment=environment)
+    try:
+        for _ in range(1800):
+            with socket.socket() as door:
+                if door.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert not job.has_ended(), job.log[-3000:]
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", job.pid
+    finally:
+        if not job.has_ended():
+            job.send(signal.SIGTERM)
+            job.wait()
+    assert "Traceback" not in job.log
 
 
 def mebibytes(pid):
