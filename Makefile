@@ -31,7 +31,7 @@ setup: $(STAMP)  ## make the virtual environment
 demo: $(STAMP)  ## train a small ResNet with BNDL on handwritten digits (about a minute) and look at what it knows
 	$(BIN)/python scripts/demo.py --output_dir outputs/demo
 
-test: $(STAMP)  ## run the test suite (offline, under five minutes on two cores)
+test: $(STAMP)  ## run the test suite (offline, about five minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## ruff (lint and format) and mypy

@@ -1,15 +1,10 @@
 """Sheets of answers, the factors that matter most, and colours for light and dark pages."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-import bndl_hf.plots
 from bndl_hf.plots import (
     ShownAnswer,
     accuracy_by_decile_plot,
@@ -80,20 +75,19 @@ def test_no_text_overlaps_another_or_leaves_the_figure():
     assert figure.canvas.manager is None  # pyplot does not know it
 
 
-def test_without_matplotlib_the_error_names_the_extra():
-    # The folder alone, which imports nothing of ours: the package around it takes seconds to import.
-    code = f"""
+def test_without_matplotlib_the_error_names_the_extra(tmp_path, run_python):
+    code = """
 import sys
 import numpy as np
 sys.modules["matplotlib"] = None
-sys.path.insert(0, {str(Path(bndl_hf.plots.__file__).parents[1])!r})
-from plots import ShownAnswer, verdict_sheet
+from bndl_hf.plots import ShownAnswer, verdict_sheet
 try:
     verdict_sheet([ShownAnswer(np.zeros((2, 2)), "cat", "98 %", "sure")])
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python(["-c", code], tmp_path)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "Figures need matplotlib, which is not there; pip install bndl-hf[plots]."
 
 

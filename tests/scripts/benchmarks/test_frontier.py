@@ -86,7 +86,7 @@ def test_exact_prediction_is_timed_and_judged(digits, tmp_path, capsys):
 
 def test_fitting_is_timed_beside_the_dense_head(tmp_path, capsys):
     output = tmp_path / "fit_speed.json"
-    sizes = ["--feature_dim", "8", "--num_labels", "3", "--num_images", "256", "--epochs", "6", "--repeats", "2"]
+    sizes = ["--feature_dim", "8", "--num_labels", "3", "--num_images", "256", "--epochs", "3", "--repeats", "2"]
     # --threads sets the threads of the whole process
     fit_speed.main([*sizes, "--threads", str(torch.get_num_threads()), "--quiet", "--output", str(output)])
     found = json.loads(output.read_text())
